@@ -1,0 +1,1 @@
+"""From videos to shards to batches: code only, no bytes ever live here."""

@@ -1,0 +1,102 @@
+"""The order of the samples, and batches of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.shards import DatasetInfo, Sample, ShardReader
+from video_dit.contracts import Batch, TextCondition
+from video_dit.errors import UserError
+from video_dit.seeds import derive_seed
+
+
+class ClipDataset(Dataset[tuple[Sample, int]]):
+    """All epochs of a folder of shards, one after another: position p is in epoch p // N.
+
+    The order within an epoch is a permutation of the ids that (seed, epoch) alone decide, and with each sample comes
+    the seed of its draws, which (seed, epoch, id) alone decide. So neither depends on the ranks, the shards or what
+    was read before.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.info = DatasetInfo.read(folder)
+        self.seed = seed
+        self._readers: dict[str, ShardReader] = {}
+        places = []
+        for name, count in self.info.shards.items():
+            ids = self._reader(name).ids()
+            if len(ids) != count:
+                raise UserError(f"{folder / name} holds {len(ids)} clips instead of {count}: preprocess again")
+            places += [(sample_id, name, index) for index, sample_id in enumerate(ids)]
+        self._places = sorted(places)
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Clips in one epoch."""
+        return len(self._places)
+
+    def order(self, epoch: int) -> list[int]:
+        """The places, in the order of the ids, that the epoch visits one after another."""
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, "order"))
+            self._order = epoch, torch.randperm(len(self), generator=generator).tolist()
+        return self._order[1]
+
+    def __getitem__(self, position: int) -> tuple[Sample, int]:
+        """The sample at a position in the order of all epochs, and the seed of its draws."""
+        epoch, within = divmod(position, len(self))
+        sample_id, shard, index = self._places[self.order(epoch)[within]]
+        return self._reader(shard)[index], derive_seed(self.seed, epoch, sample_id)
+
+    def empty_prompt(self) -> TextCondition:
+        """The text encoder's answer to the empty prompt, one row."""
+        sample = ShardReader(self.folder / "empty_prompt.arrow")[0]
+        return TextCondition(*(tensor[None] for tensor in sample.text))
+
+    def example_prompts(self) -> list[str]:
+        return (self.folder / "example_prompts.txt").read_text(encoding="utf-8").splitlines()
+
+    def _reader(self, name: str) -> ShardReader:
+        if name not in self._readers:
+            self._readers[name] = ShardReader(self.folder / name)
+        return self._readers[name]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_readers": {}}  # each loading process opens its own memory maps
+
+
+def micro_batch_positions(
+    rank: int, num_ranks: int, micro_batch_size: int, batch_size: int, first_step: int
+) -> Iterator[list[int]]:
+    """The positions of a rank's micro-batches, from `first_step` on, without end.
+
+    Step s takes positions s * batch_size to (s + 1) * batch_size; the ranks take micro-batches of them in turn.
+    """
+    start = first_step * batch_size + rank * micro_batch_size
+    while True:
+        yield list(range(start, start + micro_batch_size))
+        start += num_ranks * micro_batch_size
+
+
+def load_batches(dataset: ClipDataset, positions: Iterator[list[int]], num_workers: int) -> Iterator[Batch]:
+    """Batches at these positions; with `num_workers` processes they are read ahead."""
+    return iter(DataLoader(dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers))
+
+
+class _Endless:
+    """An iterator as the batch sampler that DataLoader wants."""
+
+    def __init__(self, positions: Iterator[list[int]]) -> None:
+        self._positions = positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._positions
+
+
+def collate(samples: list[tuple[Sample, int]]) -> Batch:
+    latents = torch.stack([sample.latents for sample, _ in samples]).float()
+    text = TextCondition(*(torch.stack(column) for column in zip(*(sample.text for sample, _ in samples), strict=True)))
+    return Batch(latents, text, torch.tensor([seed for _, seed in samples], dtype=torch.int64))

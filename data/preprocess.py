@@ -1,0 +1,178 @@
+"""From videos to shards."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from einops import rearrange
+
+from data.manifest import Dropped, Video, discover
+from data.shards import DatasetInfo, Sample, write_shard
+from data.video import Frames, VideoError, probe, read_windows
+from video_dit.config import Config
+from video_dit.contracts import Autoencoder, TextCondition, TextEncoder
+from video_dit.errors import UserError
+from video_dit.files import write_atomically
+
+NUM_EXAMPLE_PROMPTS = 8
+
+
+@dataclass
+class Report:
+    """What became of each input."""
+
+    num_inputs: int = 0
+    num_clips: int = 0
+    num_videos: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> str:
+        """The counts, then each reason with how many inputs it took, the most frequent first."""
+        lines = [f"{self.num_inputs:,} videos in, {self.num_clips:,} clips out of {self.num_videos:,} of them"]
+        if self.dropped:
+            lines.append(f"{len(self.dropped):,} videos gave no clip:")
+            examples = {dropped.reason: dropped.id for dropped in reversed(self.dropped)}
+            for reason, count in Counter(dropped.reason for dropped in self.dropped).most_common():
+                lines.append(f"  {count:>6,}  {reason}, such as {examples[reason]}")
+        lines += [f"{count:,} {note}" for note, count in self.notes.most_common()]
+        return "\n".join(lines)
+
+
+def preprocess(
+    source: Path,
+    out: Path,
+    config: Config,
+    autoencoder: Autoencoder,
+    text_encoder: TextEncoder,
+    overwrite: bool,
+    progress: Callable[[Iterable[Video], int], Iterable[Video]],
+) -> Report | None:
+    """Decodes, encodes and writes; a file that cannot be read is reported and skipped.
+
+    Args:
+        source: a folder of videos or a manifest.
+        out: the folder for the shards.
+        config: its tables `data`, `autoencoder` and `text_encoder` are read.
+        autoencoder, text_encoder: as those tables say.
+        overwrite: replace shards that were made from something else.
+        progress: wraps the iteration over the videos (their count is given), to show it.
+
+    Returns:
+        what became of the inputs; None when `out` already holds just these shards.
+
+    Raises:
+        UserError: the source cannot be used, `out` holds other shards, or nothing came out.
+    """
+    videos, dropped = discover(source, config.data)
+    tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
+    inputs = _fingerprint(videos)
+    if (out / "dataset.json").exists() and not overwrite:
+        existing = DatasetInfo.read(out)
+        if (existing.tables, existing.inputs) == (tables, inputs):
+            return None
+        raise UserError(
+            f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
+        )
+
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in (out / "dataset.json", *out.glob("*.arrow")):
+        stale.unlink(missing_ok=True)
+    report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
+    shards: dict[str, int] = {}
+    waiting: list[Sample] = []
+    captions: dict[str, None] = {}
+
+    def flush() -> None:
+        name = f"shard-{len(shards):05d}.arrow"
+        write_shard(out / name, waiting)
+        shards[name] = len(waiting)
+        waiting.clear()
+
+    with (out / "report.jsonl").open("w", encoding="utf-8") as lines:
+        for entry in dropped:
+            lines.write(json.dumps({"id": entry.id, "clips": 0, "reason": entry.reason}) + "\n")
+        for video in progress(videos, len(videos)):
+            samples, reason = encode_video(video, config, autoencoder, text_encoder)
+            lines.write(json.dumps({"id": video.id, "clips": len(samples), "reason": reason}) + "\n")
+            _account(report, video, samples, reason, text_encoder)
+            captions.update(dict.fromkeys(sample.caption for sample in samples))
+            for sample in samples:
+                waiting.append(sample)
+                if len(waiting) == config.data.clips_per_shard:
+                    flush()
+    if waiting:
+        flush()
+    if not shards:
+        raise UserError(f"no clip came out of {source}\n{report.summary()}")
+    write_shard(out / "empty_prompt.arrow", [Sample("", "", torch.zeros(0), _row(text_encoder.encode([""])))])
+    examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
+    write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
+    DatasetInfo(tables, inputs, shards).write(out)
+    return report
+
+
+def encode_video(
+    video: Video, config: Config, autoencoder: Autoencoder, text_encoder: TextEncoder
+) -> tuple[list[Sample], str | None]:
+    """The samples of one video, and what went wrong, if something did. Depends on nothing but its arguments."""
+    if video.caption is None and config.data.missing_caption == "drop":
+        return [], "no caption"
+    clip_seconds = config.data.num_frames / config.data.fps
+    windows: list[Frames] = []
+    problem = None
+    try:
+        info = probe(video.path)
+        if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
+            return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
+        windows.extend(read_windows(video.path, config.data))
+    except VideoError as error:
+        problem = str(error)
+    if not windows:
+        return [], problem or f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
+
+    caption = video.caption or ""
+    text = _row(text_encoder.encode([caption]))
+    samples = []
+    for index, frames in enumerate(windows):
+        pixels = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w") / 127.5 - 1
+        samples.append(Sample(f"{video.id}#{index}", caption, autoencoder.encode(pixels)[0], text))
+    return samples, problem
+
+
+def _account(
+    report: Report, video: Video, samples: list[Sample], reason: str | None, text_encoder: TextEncoder
+) -> None:
+    if not samples:
+        report.dropped.append(Dropped(video.id, reason or "no clip"))
+        return
+    report.num_videos += 1
+    report.num_clips += len(samples)
+    if reason:
+        report.notes["videos gave only what came before their damage"] += 1
+    if video.caption is None:
+        report.notes["videos have no caption and got an empty one"] += 1
+    elif text_encoder.num_tokens(video.caption) > text_encoder.max_length:
+        report.notes[f"captions were cut to {text_encoder.max_length} tokens (text_encoder.max_length)"] += 1
+
+
+def _row(condition: TextCondition) -> TextCondition:
+    return TextCondition(*(tensor[0] for tensor in condition))
+
+
+def _spread(items: list[str], count: int) -> list[str]:
+    """At most `count` of the items that say something, from all over the list."""
+    items = [item for item in items if item]
+    return [items[index * len(items) // count] for index in range(count)] if len(items) > count else items
+
+
+def _fingerprint(videos: list[Video]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for video in videos:
+        status = video.path.stat()
+        digest.update(json.dumps([video.id, video.caption, status.st_size, status.st_mtime_ns]).encode())
+    return digest.hexdigest()

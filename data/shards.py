@@ -1,0 +1,116 @@
+"""Shards: Arrow IPC files with one record batch per sample, read through a memory map.
+
+A folder of shards holds:
+
+    dataset.json        what it was made with and how much of it there is; written last
+    empty_prompt.arrow  the text encoder's answer to "", one sample without latents
+    shard-00000.arrow   samples
+    report.jsonl        a line per input: the clips it gave, or why it gave none
+    example_prompts.txt captions, to try a run with
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from video_dit.contracts import TextCondition
+from video_dit.errors import UserError
+from video_dit.files import write_atomically
+
+_SCHEMA = pa.schema(
+    [("id", pa.string()), ("caption", pa.string())]
+    + [(name, pa.binary()) for name in ("latents", "embeds", "mask", "pooled")]
+    + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
+)
+_STORED = {"latents": np.float16, "embeds": np.float32, "mask": np.bool_, "pooled": np.float32}
+
+
+class Sample(NamedTuple):
+    """One clip, encoded. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]."""
+
+    id: str
+    caption: str
+    latents: Tensor
+    text: TextCondition
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """dataset.json. `tables` are the config tables that the shards were made with; `inputs` names what they hold."""
+
+    tables: dict[str, dict[str, Any]]
+    inputs: str
+    shards: dict[str, int]
+
+    @property
+    def num_clips(self) -> int:
+        return sum(self.shards.values())
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / "dataset.json", json.dumps(self.__dict__, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetInfo":
+        """
+        Raises:
+            UserError: the folder holds no finished shards.
+        """
+        path = folder / "dataset.json"
+        if not path.exists():
+            raise UserError(f"{folder} holds no shards (it has no dataset.json): make them with scripts/preprocess.py")
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_shard(path: Path, samples: list[Sample]) -> None:
+    """Writes to a temporary name first, so that a shard is whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        for sample in samples:
+            writer.write_batch(pa.RecordBatch.from_pylist([_row(sample)], schema=_SCHEMA))
+    temporary.replace(path)
+
+
+class ShardReader:
+    """Random access to the samples of one shard."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}): preprocess again") from error
+
+    def __len__(self) -> int:
+        return int(self._file.num_record_batches)
+
+    def ids(self) -> list[str]:
+        return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]
+
+    def __getitem__(self, index: int) -> Sample:
+        batch = self._file.get_batch(index)
+        columns = {name: batch[name][0] for name in _SCHEMA.names}
+        embeds = _tensor(columns, "embeds").reshape(columns["embeds_shape"].as_py())
+        text = TextCondition(embeds, _tensor(columns, "mask"), _tensor(columns, "pooled"))
+        latents = _tensor(columns, "latents").reshape(columns["latents_shape"].as_py())
+        return Sample(columns["id"].as_py(), columns["caption"].as_py(), latents, text)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    tensors = {"latents": sample.latents, **sample.text._asdict()}
+    return {
+        "id": sample.id,
+        "caption": sample.caption,
+        "latents_shape": list(sample.latents.shape),
+        "embeds_shape": list(sample.text.embeds.shape),
+        **{name: tensor.numpy().astype(_STORED[name]).tobytes() for name, tensor in tensors.items()},
+    }
+
+
+def _tensor(columns: dict[str, Any], name: str) -> Tensor:
+    array = np.frombuffer(columns[name].as_buffer(), dtype=_STORED[name])
+    return torch.from_numpy(array.copy())  # the memory map is read-only

@@ -1,0 +1,162 @@
+"""Video files: what the header says, frames at a wished rate and size, and writing MP4.
+
+The only place that knows PyAV and decord.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from video_dit.config import ConfigError, DataConfig
+from video_dit.errors import UserError
+
+Frames = NDArray[np.uint8]
+"""[F, H, W, 3] RGB."""
+
+TimedFrame = tuple[float, NDArray[np.uint8]]
+"""Seconds since the first frame, and [H, W, 3] RGB."""
+
+
+class VideoError(UserError):
+    """A file that is no readable video; the message says why."""
+
+
+class VideoInfo(NamedTuple):
+    """What the header says; `duration` in seconds, None when it says nothing."""
+
+    width: int
+    height: int
+    fps: float
+    duration: float | None
+    codec: str
+
+
+def probe(path: Path) -> VideoInfo:
+    """Reads the header alone.
+
+    Raises:
+        VideoError: the file cannot be opened or has no video.
+    """
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            stream = _video_stream(container)
+            duration = None
+            if stream.duration is not None and stream.time_base is not None:
+                duration = float(stream.duration * stream.time_base)
+            elif container.duration is not None:
+                duration = container.duration / av.time_base
+            fps = float(stream.average_rate or 0)
+            return VideoInfo(stream.width, stream.height, fps, duration, stream.codec_context.name)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"cannot be opened: {_reason(error)}") from error
+
+
+def read_windows(path: Path, config: DataConfig) -> Iterator[Frames]:
+    """The video at the config's rate and size, cut into windows of `num_frames`, end to end; a rest is left out.
+
+    The frame at time k / fps is the one that a player would show then.
+
+    Yields:
+        uint8 [num_frames, height, width, 3].
+
+    Raises:
+        VideoError: decoding fails; the windows before it have been yielded.
+    """
+    decode = {"pyav": _decode_pyav, "decord": _decode_decord}[config.decoder]
+    window: list[NDArray[np.uint8]] = []
+    for frame in _resample(decode(path, config.height, config.width), config.fps):
+        window.append(_centre_crop(frame, config.height, config.width))
+        if len(window) == config.num_frames:
+            yield np.stack(window)
+            window = []
+
+
+def write_mp4(path: Path, frames: Frames, fps: float) -> None:
+    """H.264 in yuv420p, which every player and browser shows. Odd sizes lose their last row or column."""
+    height, width = (length // 2 * 2 for length in frames.shape[1:3])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in np.ascontiguousarray(frames[:, :height, :width]):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    if not container.streams.video:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise VideoError(f"has no video stream, only {', '.join(kinds) or 'nothing'}")
+    return container.streams.video[0]
+
+
+def _decode_pyav(path: Path, height: int, width: int) -> Iterator[TimedFrame]:
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            stream = _video_stream(container)
+            stream.thread_type = "AUTO"
+            first_time = None
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                first_time = frame.time if first_time is None else first_time
+                quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
+                target = (width, height) if quarter_turns % 2 else (height, width)
+                rows, columns = _cover((frame.height, frame.width), target)
+                scaled = frame.reformat(columns, rows, format="rgb24", interpolation="AREA").to_ndarray()
+                yield frame.time - first_time, np.rot90(scaled, quarter_turns)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"cannot be decoded: {_reason(error)}") from error
+
+
+def _decode_decord(path: Path, height: int, width: int) -> Iterator[TimedFrame]:
+    try:
+        import decord
+    except ImportError as error:
+        raise ConfigError("data.decoder is 'decord', which is not installed here: use data.decoder=pyav") from error
+    try:
+        probed = decord.VideoReader(str(path))
+        rows, columns = _cover(probed[0].shape[:2], (height, width))
+        reader = decord.VideoReader(str(path), width=columns, height=rows)
+        first_time = reader.get_frame_timestamp(0)[0]
+        for index in range(len(reader)):
+            yield float(reader.get_frame_timestamp(index)[0] - first_time), reader[index].asnumpy()
+    except (decord.DECORDError, decord.DECORDLimitReachedError, IndexError) as error:
+        raise VideoError(f"cannot be decoded by decord: {str(error).splitlines()[0]}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _cover(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (height, width) with the aspect of `size` that covers the target."""
+    scale = max(target[0] / size[0], target[1] / size[1])
+    return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))
+
+
+def _centre_crop(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return frame[top : top + height, left : left + width]
+
+
+def _resample(frames: Iterator[TimedFrame], fps: float) -> Iterator[NDArray[np.uint8]]:
+    """From (seconds since the first frame, frame) to the frame that shows at each k / fps."""
+    rounding = 1e-6
+    shown, shown_at, gap, index = None, 0.0, 1 / fps, 0
+    for seconds, frame in frames:
+        if shown is not None:
+            gap = seconds - shown_at
+            while index / fps < seconds - rounding:
+                yield shown
+                index += 1
+        shown, shown_at = frame, seconds
+    while shown is not None and index / fps < shown_at + gap - rounding:  # the last shows as long as the one before it
+        yield shown
+        index += 1

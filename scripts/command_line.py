@@ -1,0 +1,36 @@
+"""What the programs share: how a user's mistake ends, and how long work shows itself."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from video_dit.config import describe
+from video_dit.errors import UserError
+
+CONFIG_HELP = "keys of the config, for --config files and for table.key=value on the command line:\n\n" + describe()
+
+
+def run_program(main: Callable[[], None]) -> NoReturn:
+    """Runs a program to the exit of the process: a user's mistake is one message and exit code 2, no traceback."""
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def progress_bar(items: Iterable[Any] | None = None, *, total: int | None = None, unit: str, label: str) -> tqdm:
+    """A bar with count, speed and time left; without a terminal, a line every half minute."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        items, total=total, unit=unit, desc=label, dynamic_ncols=True, mininterval=0.1 if interactive else 30,
+        file=sys.stderr,
+    )  # fmt: skip

@@ -1,0 +1,31 @@
+# Sourced by quickstart.sh and test.sh: makes .venv when there is none and installs what is missing.
+# Usage: source scripts/environment.sh REQUIREMENTS_FILE...
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ ! -x .venv/bin/python ]; then
+    python="${PYTHON:-python3}"
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "error: Python 3.10 or later is needed; name one with PYTHON=/path/to/python3 $0" >&2
+        exit 2
+    fi
+    if ! "$python" -m venv .venv; then
+        rm -rf .venv
+        echo "error: '$python -m venv' failed; on Debian and Ubuntu, install python3-venv" >&2
+        exit 2
+    fi
+fi
+source .venv/bin/activate
+
+for requirements in "$@"; do
+    installed=".venv/$requirements.installed"
+    if ! cmp -s "$requirements" "$installed"; then
+        echo "installing $requirements into .venv (the first time takes minutes)"
+        python -m pip install --quiet --disable-pip-version-check -r "$requirements" || exit 1
+        cp "$requirements" "$installed"
+    fi
+done
+
+# DeepSpeed looks for an accelerator before the project is imported, and says at length that it found none.
+if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    export DS_ACCELERATOR=cpu
+fi

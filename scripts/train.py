@@ -1,0 +1,56 @@
+"""Trains a model on shards, under the deepspeed launcher; the same command again resumes."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from command_line import CONFIG_HELP, run_program
+
+from data.dataset import ClipDataset, load_batches, micro_batch_positions
+from data.shards import DatasetInfo
+from video_dit.config import load_config
+from video_dit.contracts import Batch
+from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.models import build_model
+from video_dit.run_folder import RunFolder
+from video_dit.shapes import Grid, latent_grid, token_grid
+from video_dit.training.engine import ranks
+from video_dit.training.loop import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, help="TOML file; what it does not say has its default")
+    parser.add_argument("--data", type=Path, required=True, help="folder of shards, made by scripts/preprocess.py")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the run; resumed if it exists")
+    parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    args = parser.parse_intermixed_args()
+
+    config = load_config(args.config, args.overrides, fixed=DatasetInfo.read(args.data).tables)
+    dataset = ClipDataset(args.data, config.seed)
+    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
+    latents = latent_grid(Grid(config.data.num_frames, config.data.height, config.data.width), autoencoder.stride)
+    tokens_per_sample = token_grid(latents, config.model.patch_size).size + text_encoder.max_length
+
+    def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
+        positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
+        return load_batches(dataset, positions, config.training.num_workers)
+
+    with ranks() as rank:
+        run = RunFolder(args.run)
+        if rank == 0:
+            changes = run.open(config, dataset.example_prompts())
+            print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")
+            for change in changes:
+                print(f"changed since this run began: {change}")
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, autoencoder, text_encoder)
+        train(config, model, dataset.empty_prompt(), batches, tokens_per_sample, run)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,91 @@
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.dataset import ClipDataset, load_batches, micro_batch_positions
+from data.shards import DatasetInfo, ShardReader, write_shard
+from video_dit.errors import UserError
+
+BATCH_SIZE = 8
+
+
+def batch_of_step(dataset: ClipDataset, step: int, num_ranks: int, micro: int) -> list[int]:
+    """The seeds that all ranks together read in a step, in the order of the global batch."""
+    micro_batches = BATCH_SIZE // (num_ranks * micro)
+    per_rank = [
+        list(islice(micro_batch_positions(rank, num_ranks, micro, BATCH_SIZE, step), micro_batches))
+        for rank in range(num_ranks)
+    ]
+    order = [position for turn in zip(*per_rank, strict=True) for positions in turn for position in positions]
+    return [dataset[position][1] for position in order]
+
+
+@pytest.mark.parametrize(("num_ranks", "micro"), [(1, 8), (1, 2), (2, 4), (2, 1), (4, 2), (8, 1)])
+def test_a_step_is_the_same_batch_however_it_is_shared(tiny_shards: Path, num_ranks: int, micro: int) -> None:
+    dataset = ClipDataset(tiny_shards, seed=3)
+    for step in (0, 5, 20):
+        assert batch_of_step(dataset, step, num_ranks, micro) == batch_of_step(dataset, step, 1, BATCH_SIZE)
+
+
+def test_starting_at_a_step_is_going_on_from_it() -> None:
+    from_start = islice(micro_batch_positions(1, 2, 2, BATCH_SIZE, 0), 6, 10)
+    assert list(from_start) == list(islice(micro_batch_positions(1, 2, 2, BATCH_SIZE, 3), 4))
+
+
+def test_an_epoch_visits_every_clip_once_and_each_in_its_own_order(tiny_shards: Path) -> None:
+    dataset = ClipDataset(tiny_shards, seed=0)
+    size = len(dataset)
+    first, second = ([dataset[epoch * size + k][0].id for k in range(size)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert len(set(first)) == size
+    assert first != second
+    assert first != [ClipDataset(tiny_shards, seed=1)[k][0].id for k in range(size)]
+
+
+def test_seeds_differ_by_epoch_by_sample_and_by_run(tiny_shards: Path) -> None:
+    dataset = ClipDataset(tiny_shards, seed=0)
+    seeds = [dataset[position][1] for position in range(2 * len(dataset))]
+    seeds += [ClipDataset(tiny_shards, seed=1)[position][1] for position in range(len(dataset))]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_order_does_not_depend_on_how_clips_lie_in_shards(tiny_shards: Path, tmp_path: Path) -> None:
+    info = DatasetInfo.read(tiny_shards)
+    samples = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
+    write_shard(tmp_path / "one.arrow", samples[::-1])
+    DatasetInfo(info.tables, info.inputs, {"one.arrow": len(samples)}).write(tmp_path)
+    ours, theirs = ClipDataset(tmp_path, seed=0), ClipDataset(tiny_shards, seed=0)
+    assert [ours[k][0].id for k in range(10)] == [theirs[k][0].id for k in range(10)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) -> None:
+    dataset = ClipDataset(tiny_shards, seed=0)
+    positions = micro_batch_positions(0, 1, BATCH_SIZE, BATCH_SIZE, 0)
+    batches = list(islice(load_batches(dataset, positions, num_workers), 3))
+    for step, batch in enumerate(batches):
+        for row in range(BATCH_SIZE):
+            sample, seed = dataset[step * BATCH_SIZE + row]
+            assert torch.equal(batch.latents[row], sample.latents.float())
+            assert torch.equal(batch.text.embeds[row], sample.text.embeds)
+            assert batch.seeds[row] == seed
+
+
+def test_a_dataset_travels_to_another_process(tiny_shards: Path) -> None:
+    dataset = ClipDataset(tiny_shards, seed=0)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy[7][0].id == dataset[7][0].id
+
+
+def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no shards.*scripts/preprocess.py"):
+        ClipDataset(tmp_path, seed=0)
+    info = DatasetInfo.read(tiny_shards)
+    name = next(iter(info.shards))
+    (tmp_path / name).write_bytes((tiny_shards / name).read_bytes()[:-200])
+    info.write(tmp_path)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        ClipDataset(tmp_path, seed=0)

@@ -1,0 +1,101 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.preprocess import Report, preprocess
+from data.shards import DatasetInfo, ShardReader
+from data.video import read_windows, write_mp4
+from video_dit.config import Config, load_config
+from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.errors import UserError
+from video_dit.sampling.pipeline import to_uint8
+
+
+def run(source: Path, out: Path, config: Config, overwrite: bool = False) -> Report | None:
+    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
+    return preprocess(source, out, config, autoencoder, text_encoder, overwrite, lambda videos, _: videos)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load_config(
+        None,
+        ["data.num_frames=4", "data.height=32", "data.width=32", "data.clips_per_shard=2", "text_encoder.max_length=4"],
+    )
+
+
+@pytest.fixture
+def messy(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A good video of 10 frames, one that is too short, one that is no video, one without a caption."""
+    folder = tmp_path / "messy"
+    folder.mkdir()
+    for name, count in (("good", 10), ("short", 2), ("silent", 4)):
+        write_mp4(folder / f"{name}.mp4", rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), fps=8)
+    (folder / "broken.mp4").write_text("no video at all")
+    for name in ("good", "short", "broken"):
+        (folder / f"{name}.txt").write_text("a caption of more than four words")
+    return folder
+
+
+def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Config) -> None:
+    report = run(messy, tmp_path / "out", config)
+    assert report is not None
+    assert (report.num_inputs, report.num_videos, report.num_clips) == (4, 2, 3)
+    assert report.summary() == (
+        "4 videos in, 3 clips out of 2 of them\n"
+        "2 videos gave no clip:\n"
+        "       1  cannot be opened: Invalid data found when processing input, such as broken.mp4\n"
+        "       1  shorter than a clip (4 frames at 8 fps), such as short.mp4\n"
+        "1 captions were cut to 4 tokens (text_encoder.max_length)\n"
+        "1 videos have no caption and got an empty one"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["clips"]) for line in lines] == [
+        ("broken.mp4", 0), ("good.mp4", 2), ("short.mp4", 0), ("silent.mp4", 1)
+    ]  # fmt: skip
+    assert DatasetInfo.read(tmp_path / "out").shards == {"shard-00000.arrow": 2, "shard-00001.arrow": 1}
+
+
+def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp_path: Path, config: Config) -> None:
+    run(messy, tmp_path / "out", config)
+    first, second = ShardReader(tmp_path / "out/shard-00000.arrow")
+    assert (first.id, second.id) == ("good.mp4#0", "good.mp4#1")
+    for sample, frames in zip((first, second), read_windows(messy / "good.mp4", config.data), strict=True):
+        assert np.array_equal(to_uint8(sample.latents[None])[0].numpy(), frames)
+    text = build_text_encoder(config.text_encoder).encode(["a caption of more than four words"])
+    assert all(torch.equal(ours, theirs[0]) for ours, theirs in zip(first.text, text, strict=True))
+
+
+def test_captions_can_be_demanded(messy: Path, tmp_path: Path, config: Config) -> None:
+    demanding = config.model_copy(update={"data": config.data.model_copy(update={"missing_caption": "drop"})})
+    report = run(messy, tmp_path / "out", demanding)
+    assert report is not None
+    assert ("silent.mp4", "no caption") in [(dropped.id, dropped.reason) for dropped in report.dropped]
+
+
+def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    run(messy, out, config)
+    before = (out / "shard-00000.arrow").stat().st_mtime_ns
+    assert run(messy, out, config) is None
+    assert (out / "shard-00000.arrow").stat().st_mtime_ns == before
+
+    shutil.copy(messy / "good.mp4", messy / "more.mp4")
+    with pytest.raises(UserError, match="made from other videos or settings: give --overwrite"):
+        run(messy, out, config)
+    report = run(messy, out, config, overwrite=True)
+    assert report is not None
+    assert report.num_clips == DatasetInfo.read(out).num_clips == 5
+
+
+def test_an_empty_result_is_an_error_that_says_why(messy: Path, tmp_path: Path, config: Config) -> None:
+    long = config.model_copy(update={"data": config.data.model_copy(update={"num_frames": 100})})
+    with pytest.raises(
+        UserError, match=r"no clip came out of .*\n4 videos in.*\n4 videos gave no clip:\n.*shorter than"
+    ):
+        run(messy, tmp_path / "out", long)
+    assert not (tmp_path / "out/dataset.json").exists()

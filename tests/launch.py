@@ -1,0 +1,53 @@
+"""Running the project's programs as a user does, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def run_script(name: str, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=_environment(environment or {}), timeout=600)
+
+
+def train(num_ranks: int, *arguments: object) -> None:
+    """Runs scripts/train.py on this many CPU ranks, one thread each, without a launcher in between."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *map(str, arguments)]
+    common = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step, which must be there once and in order."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+def overrides(settings: Sequence[str], **changes: object) -> list[str]:
+    return [*settings, *(f"{key.replace('__', '.')}={value}" for key, value in changes.items())]
+
+
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", **changes}

@@ -1,0 +1,108 @@
+"""The programs as a newcomer meets them: the whole road at a tiny size, and what happens to mistakes."""
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+from conftest import TINY
+from launch import REPOSITORY, run_script
+from PIL import Image
+
+PROGRAMS = ("make_shapes.py", "preprocess.py", "train.py", "generate.py", "evaluate.py")
+DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
+TRAINING_KEYS = [key for key in TINY if key not in DATA_KEYS]
+
+
+@pytest.fixture(scope="module")
+def road(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which preprocess and train have run."""
+    root = tmp_path_factory.mktemp("road")
+    preprocess = run_script("preprocess.py", shapes_videos, "--out", root / "shards", *DATA_KEYS)
+    assert preprocess.returncode == 0, preprocess.stderr
+    assert "156 videos in, 120 clips out of 60 of them" in preprocess.stdout
+    train = run_script(
+        "train.py", "--data", root / "shards", "--run", root / "run", *TRAINING_KEYS, "training.steps=12"
+    )
+    assert train.returncode == 0, train.stdout + train.stderr
+    assert "step 12/12  loss " in train.stdout
+    assert "steps/s" in train.stdout
+    assert "tokens/s  data wait " in train.stdout
+    return root
+
+
+@pytest.mark.slow
+def test_generate_writes_clips_and_a_contact_sheet_and_overwrites_nothing(road: Path) -> None:
+    (road / "prompts.txt").write_text("a blue square moves up\n\n")
+    command = ("generate.py", "--run", road / "run", "--out", road / "clips", "a red circle!", "--steps", 2)
+    for expected in (1, 2):
+        result = run_script(*command, "--prompts-file", road / "prompts.txt", "--seed", 5)
+        assert result.returncode == 0, result.stderr
+        assert len(list((road / "clips").glob("a-red-circle-seed5*.mp4"))) == expected
+        assert len(list((road / "clips").glob("a-blue-square-moves-up-seed5*.mp4"))) == expected
+        assert len(list((road / "clips").glob("contact-sheet*.png"))) == expected
+    same = [path.read_bytes() for path in (road / "clips").glob("a-red-circle-seed5*.mp4")]
+    assert same[0] == same[1]
+    with av.open(str(next((road / "clips").glob("*.mp4")))) as container:
+        assert container.streams.video[0].frames == 4
+    assert Image.open(road / "clips/contact-sheet.png").height > 2 * 96
+
+
+@pytest.mark.slow
+def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
+    result = run_script("evaluate.py", "--run", road / "run", "--clips", 12)
+    assert result.returncode == 0, result.stderr
+    evaluation = json.loads((road / "run/evaluation.json").read_text())
+    assert list(evaluation) == ["seen", "held_out"]
+    for row in evaluation.values():
+        assert list(row) == ["all", "colour", "shape", "direction", "clips", "interval"]
+        assert row["clips"] == 12
+        assert row["interval"][0] <= row["all"] <= row["interval"][1]
+        assert row["all"] <= min(row["colour"], row["shape"], row["direction"])
+
+
+@pytest.mark.slow
+def test_a_second_run_of_each_program_does_nothing_again(road: Path, shapes_videos: Path) -> None:
+    again = run_script("preprocess.py", shapes_videos, "--out", road / "shards", *DATA_KEYS)
+    assert "have been preprocessed already" in again.stdout
+    again = run_script(
+        "train.py", "--data", road / "shards", "--run", road / "run", *TRAINING_KEYS, "training.steps=12"
+    )
+    assert again.returncode == 0, again.stderr
+    assert "after 12 of 12 steps" in again.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_says_what_the_program_is_for(program: str) -> None:
+    result = run_script(program, "--help")
+    assert result.returncode == 0, result.stderr
+    first_line = (REPOSITORY / "scripts" / program).read_text().splitlines()[0].strip('"')
+    assert first_line[:40] in result.stdout
+    assert ("model.depth  (int; default " in result.stdout) == (program in ("preprocess.py", "train.py"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("preprocess.py", "nowhere", "--out", "{tmp}/out"), "nowhere does not exist: name a folder of videos"),
+        (("preprocess.py", "{tmp}", "--out", "{tmp}/out"), "holds no video"),
+        (
+            ("preprocess.py", "{tmp}", "--out", "{tmp}/out", "data.fsp=3"),
+            "data.fsp: unknown key; did you mean data.fps?",
+        ),
+        (("train.py", "--data", "{tmp}", "--run", "{tmp}/run"), "make them with scripts/preprocess.py"),
+        (("generate.py", "--run", "{tmp}", "--out", "{tmp}/out", "a dog"), "is not a run folder"),
+        (("generate.py", "--run", "{tmp}", "--out", "{tmp}/out"), "no prompt: give some"),
+        (
+            ("generate.py", "--run", "{tmp}", "--out", "{tmp}", "--prompts-file", "gone.txt"),
+            "gone.txt: there is no such",
+        ),
+        (("evaluate.py", "--run", "{tmp}"), "is not a run folder"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_no_traceback(arguments: tuple, message: str, tmp_path: Path) -> None:
+    result = run_script(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from video_dit.config import Config, ConfigError, describe, dump, load_config
+
+
+def test_an_empty_config_is_the_schema_s_defaults() -> None:
+    assert load_config() == Config()
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(None, ["model.depth=3", "training.betas=[0.9, 0.99]", "deepspeed.zero_optimization.stage=1"])
+    (tmp_path / "config.toml").write_text(dump(config))
+    assert load_config(tmp_path / "config.toml") == config
+
+
+def test_overrides_win_over_the_file_and_words_need_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("seed = 5\n[model]\ndepth = 3\n[data]\nsplit = 'test'\n")
+    config = load_config(tmp_path / "run.toml", ["model.depth=4", "diffusion.loss=data", "data.fps=12"])
+    assert (config.seed, config.model.depth, config.data.split) == (5, 4, "test")
+    assert (config.diffusion.loss, config.data.fps) == ("data", 12.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.deph=3", r"model.deph: unknown key; did you mean model.depth\?"),
+        ("depth=3", r"depth: unknown key; did you mean model.depth\?"),
+        ("modle.depth=3", r"modle: unknown key; did you mean model"),
+        ("model.xyz=3", r"model.xyz: unknown key; known here: model.name, model.patch_size"),
+        ("model.depth=x", r"model.depth = 'x': input should be a valid integer"),
+        ("model.depth=0", r"model.depth = 0: input should be greater than or equal to 1"),
+        ("training.zero_stage=7", r"training.zero_stage = 7: input should be 0, 1, 2 or 3"),
+        ("model.patch_size=[1, 2]", r"model.patch_size"),
+        ("model.depth", r"override 'model.depth' has no '='"),
+        ("seed.depth=3", r"override 'seed.depth=3': 'seed' is a value, not a table"),
+    ],
+)
+def test_mistakes_are_named_with_what_was_meant(override: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("seed = 1\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "run.toml", [override])
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone.toml: there is no such config file"):
+        load_config(tmp_path / "gone.toml")
+    (tmp_path / "bad.toml").write_text("[model\n")
+    with pytest.raises(ConfigError, match=r"bad.toml: not a TOML file"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_what_the_shards_were_made_with_is_settled() -> None:
+    tables = {"data": {"fps": 12.0, "num_frames": 8}, "autoencoder": {"name": "haar"}}
+    config = load_config(None, ["data.fps=12"], fixed=tables)
+    assert (config.data.fps, config.data.num_frames, config.autoencoder.name) == (12.0, 8, "haar")
+    with pytest.raises(ConfigError, match=r"data.fps is 24, but the shards were made with 12.0"):
+        load_config(None, ["data.fps=24"], fixed=tables)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().model.depth = 3  # type: ignore[misc]
+
+
+def test_the_description_names_every_key_with_type_default_and_meaning() -> None:
+    lines = describe().splitlines()
+    for table, values in Config().model_dump().items():
+        for key in values if isinstance(values, dict) and values else [""]:
+            name = f"{table}.{key}" if key else table
+            assert sum(line.startswith(f"  {name}  (") for line in lines) == 1, name
+    assert '  model.qk_norm  (none | rms; default "rms")' in lines
+    assert "  model.patch_size  (list of 3 int; default " in describe()
+    assert "  model.feed_forward_chunk_size  (int or none; default none)" in lines
+
+
+def test_every_shipped_config_is_valid_and_says_only_what_differs() -> None:
+    files = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+    assert files
+    defaults = Config().model_dump(mode="json")
+    for file in files:
+        config = load_config(file).model_dump(mode="json", exclude_unset=True)
+        same = [f"{t}.{k}" for t, values in config.items() if isinstance(values, dict) for k in values
+                if values[k] == defaults[t].get(k)]  # fmt: skip
+        assert same == [], file
+        assert file.read_text().startswith("# "), f"{file} does not say what it is for"

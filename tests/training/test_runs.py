@@ -1,0 +1,69 @@
+"""Whole runs: what must not change their losses, their weights and their order."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from launch import losses, train
+from safetensors.torch import load_file
+
+NUM_STEPS = 20
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"checkpoints/step-{step:06d}/ema.safetensors")
+
+
+def start(run: Path, shards: Path, num_ranks: int = 1, *overrides: str) -> list[float]:
+    train(num_ranks, "--data", shards, "--run", run, *TINY, f"training.steps={NUM_STEPS}", *overrides)
+    return losses(run)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, ZeRO 0."""
+    run = tmp_path_factory.mktemp("reference")
+    start(run, tiny_shards, 1, "training.zero_stage=0")
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(2, 0), (1, 2), (2, 2), (2, 1), (2, 3)])
+def test_losses_and_weights_do_not_depend_on_ranks_or_zero_stage(
+    reference: Path, tiny_shards: Path, tmp_path: Path, num_ranks: int, zero_stage: int
+) -> None:
+    ours = start(tmp_path, tiny_shards, num_ranks, f"training.zero_stage={zero_stage}")
+    assert len(ours) == NUM_STEPS
+    assert ours == pytest.approx(losses(reference), abs=1e-4)
+    for name, theirs in weights(reference, NUM_STEPS).items():
+        torch.testing.assert_close(weights(tmp_path, NUM_STEPS)[name], theirs, atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_micro_batches_do_not_change_the_losses(reference: Path, tiny_shards: Path, tmp_path: Path) -> None:
+    ours = start(tmp_path, tiny_shards, 2, "training.micro_batch_size=2", "training.zero_stage=2")
+    assert ours == pytest.approx(losses(reference), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_run_in_two_parts_is_the_same_run(tiny_shards: Path, tmp_path: Path, zero_stage: int) -> None:
+    """Bit for bit: the losses, the averaged weights and, through the losses, the optimizer."""
+    settings = (f"training.zero_stage={zero_stage}", "training.checkpoint_every=5", "training.schedule=constant")
+    whole = start(tmp_path / "whole", tiny_shards, 1, *settings)
+    start(tmp_path / "parts", tiny_shards, 1, *settings, "training.steps=8")
+    parts = start(tmp_path / "parts", tiny_shards, 1, *settings)
+    assert parts == whole
+    for name, theirs in weights(tmp_path / "whole", NUM_STEPS).items():
+        assert torch.equal(weights(tmp_path / "parts", NUM_STEPS)[name], theirs), name
+
+
+@pytest.mark.slow
+def test_training_learns(tiny_shards: Path, tmp_path: Path) -> None:
+    settings = ("training.steps=80", "training.learning_rate=0.003", "training.precision=bf16")
+    train(1, "--data", tiny_shards, "--run", tmp_path, *TINY, *settings)
+    curve = losses(tmp_path)
+    assert sum(curve[-20:]) < 0.7 * sum(curve[:20])

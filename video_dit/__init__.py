@@ -1,0 +1,1 @@
+"""Video-DiT: text-to-video diffusion transformers."""

@@ -1,0 +1,28 @@
+"""The config of a run: its schema, and how it is read, overridden, explained and written."""
+
+from video_dit.config.load import ConfigError, describe, dump, load_config
+from video_dit.config.schema import (
+    AutoencoderConfig,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    SamplingConfig,
+    TextEncoderConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AutoencoderConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DiffusionConfig",
+    "ModelConfig",
+    "SamplingConfig",
+    "TextEncoderConfig",
+    "TrainingConfig",
+    "describe",
+    "dump",
+    "load_config",
+]

@@ -1,0 +1,141 @@
+"""TOML files, dotted overrides, and the words in which a config speaks to its user."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tomli_w
+from pydantic import ValidationError
+
+from video_dit.config.schema import Config, Table
+from video_dit.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Values = dict[str, Any]
+
+
+class ConfigError(UserError):
+    """A config that the user can mend."""
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: Mapping[str, Values] = {}) -> Config:
+    """A config from a TOML file, with overrides and with tables that are no longer free.
+
+    Args:
+        path: the file; None for the defaults alone.
+        overrides: "table.key=value" each, the value as in TOML (quotes around a plain word may be left out).
+        fixed: tables that something else has settled, such as those that the shards were made with.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, a value is out of range, or a value contradicts `fixed`.
+    """
+    values = _read(path) if path else {}
+    for override in overrides:
+        _apply_override(values, override)
+    for table, settled in fixed.items():
+        for key, value in values.get(table, {}).items():
+            if key in settled and _plain(value) != _plain(settled[key]):
+                raise ConfigError(
+                    f"{table}.{key} is {value!r}, but the shards were made with {settled[key]!r}: "
+                    f"leave the key out, or preprocess again with {table}.{key}={value}"
+                )
+        values[table] = {**values.get(table, {}), **settled}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        where = f" ({path})" if path else ""
+        raise ConfigError("\n".join(_explain(problem) + where for problem in error.errors())) from error
+
+
+def dump(config: Config) -> str:
+    """The whole config as TOML that `load_config` reads back to an equal one. Keys without a value are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def describe() -> str:
+    """Every key with its type, default and meaning, as `--help` shows them."""
+    lines = []
+    for name, field in _keys():
+        type_name = _type_name(field.annotation)
+        default = "none" if field.default is None else json.dumps(field.default)
+        lines.append(f"  {name}  ({type_name}; default {default})\n      {field.description}")
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Values:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such config file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def _apply_override(values: Values, override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"override {override!r} has no '=': write it as table.key=value, such as model.depth=12")
+    *tables, key = name.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {table!r} is a value, not a table")
+    try:
+        values[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[key] = text.strip()
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown key; {_nearest_keys(name)}"
+    return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _nearest_keys(name: str) -> str:
+    """The key of the same table that looks most like it, else of any table, else what the table has."""
+    known = [key for key, _ in _keys()]
+    table, _, word = name.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == table}
+    if near := get_close_matches(word, siblings, n=1):
+        return f"did you mean {siblings[near[0]]}?"
+    words = {part: key for key in known for part in (key.partition(".")[0], key.rpartition(".")[2])}
+    if not table and (near := get_close_matches(word, words, n=1)):
+        return f"did you mean {words[near[0]] if near[0] not in Config.model_fields else near[0]}?"
+    return f"known here: {', '.join(siblings.values() or known)}"
+
+
+def _keys(table: type[Table] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in table.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Table):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _type_name(annotation: Any) -> str:
+    if hasattr(annotation, "__metadata__"):
+        return _type_name(annotation.__origin__)
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(argument) for argument in arguments)
+    if get_origin(annotation) is tuple:
+        return f"list of {len(arguments)} {_type_name(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return "table"
+    if arguments:
+        return " or ".join([*(_type_name(argument) for argument in arguments), "none"])
+    return str(annotation.__name__)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists, and whole floats and ints, compare equal once they have been through JSON or TOML."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Pure tensor operations and the layers that every model shares."""

@@ -1,0 +1,133 @@
+"""The layout of a run folder, which is all there is to a run.
+
+config.toml                  the resolved config
+versions.json                what it ran with
+metrics.jsonl                one line per step
+tensorboard/                 the same, to look at
+checkpoints/latest           the name of the newest complete checkpoint
+checkpoints/step-000500/     DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
+example_prompts.txt          captions of the data, to try the run with
+evaluation.json              written by scripts/evaluate.py
+"""
+
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from video_dit.config import Config, ConfigError, dump, load_config
+from video_dit.files import write_atomically
+
+_VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops")
+_MAY_CHANGE = ("training", "sampling", "deepspeed")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and the few files that more than one room reads."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def example_prompts(self) -> Path:
+        return self.path / "example_prompts.txt"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.toml"
+
+    def open(self, config: Config, example_prompts: list[str]) -> list[str]:
+        """Makes the folder, or reopens it, and records the config.
+
+        Returns:
+            the changes of the config against the run so far, in words.
+
+        Raises:
+            ConfigError: the run was started with another model, data or seed.
+        """
+        changes = self._changes(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        write_atomically(self._config, dump(config))
+        write_atomically(self.path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
+        return changes
+
+    def _changes(self, config: Config) -> list[str]:
+        if not self._config.exists():
+            return []
+        old, new = self.load_config().model_dump(), config.model_dump()
+        changes = []
+        for table, values in new.items():
+            pairs = values.items() if isinstance(values, dict) else [("", values)]
+            for key, value in pairs:
+                before = old[table].get(key) if key else old[table]
+                if before == value:
+                    continue
+                name = f"{table}.{key}" if key else table
+                if table not in _MAY_CHANGE:
+                    raise ConfigError(
+                        f"{self.path} was started with {name} = {before!r}, and this is {value!r}: "
+                        "give --run another folder, or go on with the old value"
+                    )
+                changes.append(f"{name}: {before!r} before, {value!r} now")
+        return changes
+
+    def load_config(self) -> Config:
+        """The run's config.
+
+        Raises:
+            ConfigError: this is not a run folder.
+        """
+        if not self._config.exists():
+            raise ConfigError(f"{self.path} is not a run folder (it has no config.toml): name one that train.py made")
+        return load_config(self._config)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:06d}"
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint, or None before the first."""
+        pointer = self.checkpoints / "latest"
+        return self.checkpoints / pointer.read_text().strip() if pointer.exists() else None
+
+    def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
+        """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
+        write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
+        complete = sorted(self.checkpoints.glob("step-??????"))
+        for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
+            shutil.rmtree(old)
+
+    def averaged_weights(self) -> Path:
+        """The newest averaged weights.
+
+        Raises:
+            ConfigError: the run has no checkpoint yet.
+        """
+        checkpoint = self.latest_checkpoint()
+        if checkpoint is None:
+            raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
+        return checkpoint / "ema.safetensors"
+
+
+def _versions() -> dict[str, Any]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _VERSIONED}

@@ -1,0 +1,51 @@
+"""Saving and resuming: a checkpoint is complete before it has its name, and named before the one before it goes."""
+
+import json
+import shutil
+
+from safetensors.torch import load_file, save_file
+
+from video_dit.errors import UserError
+from video_dit.run_folder import RunFolder
+from video_dit.training.averages import AveragedWeights
+from video_dit.training.engine import Engine
+
+
+def save_checkpoint(run: RunFolder, engine: Engine, averages: AveragedWeights, step: int, keep: int) -> None:
+    """Writes the state after `step` steps; every rank calls it."""
+    final = run.checkpoint(step)
+    unfinished = final.with_name(final.name + ".unfinished")
+    engine.save(run.checkpoints, unfinished.name)
+    weights = engine.gather(averages.shards)
+    if engine.rank == 0:
+        save_file(weights, unfinished / "ema.safetensors", metadata={"step": str(step)})
+        (unfinished / "checkpoint.json").write_text(json.dumps({"step": step, **engine.identity}) + "\n")
+        if final.exists():
+            shutil.rmtree(final)
+        unfinished.rename(final)
+        run.publish_checkpoint(final, keep)
+    engine.wait_for_ranks()
+
+
+def resume(run: RunFolder, engine: Engine, averages: AveragedWeights) -> int:
+    """Loads the newest checkpoint, if there is one; every rank calls it.
+
+    Returns:
+        the number of steps that are done.
+
+    Raises:
+        UserError: the checkpoint was written by another number of ranks or ZeRO stage.
+    """
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        return 0
+    state = json.loads((checkpoint / "checkpoint.json").read_text())
+    for key, value in engine.identity.items():
+        if state[key] != value:
+            raise UserError(
+                f"{checkpoint} was written with {key} = {state[key]}, and this start has {value}: "
+                f"resume with {key} = {state[key]}"
+            )
+    engine.load(run.checkpoints, checkpoint.name)
+    averages.shards = engine.scatter(load_file(checkpoint / "ema.safetensors"))
+    return int(state["step"])

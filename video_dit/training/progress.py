@@ -1,0 +1,74 @@
+"""What a run says while it goes: a line on the screen, a line per step on disk, curves in TensorBoard."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from video_dit.run_folder import RunFolder
+
+
+class Stopwatch:
+    """Time since the last reading, and how much of it was spent waiting."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+
+    def waiting(self, iterator: Iterator[Any]) -> Any:
+        """The iterator's next item; the time that it takes counts as waiting."""
+        start = time.perf_counter()
+        item = next(iterator)
+        self._waited += time.perf_counter() - start
+        return item
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last lap, and the share of them spent waiting."""
+        now = time.perf_counter()
+        seconds, waited = now - self._start, self._waited
+        self._start, self._waited = now, 0.0
+        return seconds, waited / seconds
+
+
+class Progress:
+    """The log of rank 0."""
+
+    def __init__(self, run: RunFolder, first_step: int, num_steps: int, tokens_per_step: int) -> None:
+        self._num_steps = num_steps
+        self._tokens_per_step = tokens_per_step
+        _forget_steps_after(run, first_step)
+        self._metrics = run.metrics.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+
+    def log(self, last_step: int, losses: list[float], learning_rate: float, seconds: float, data_wait: float) -> None:
+        """Records the steps up to `last_step`, whose losses these are, and prints one line about them."""
+        first_step = last_step - len(losses) + 1
+        speed = len(losses) / seconds
+        for step, loss in enumerate(losses, start=first_step):
+            self._metrics.write(json.dumps({"step": step, "loss": loss}) + "\n")
+            self._tensorboard.add_scalar("loss", loss, step)
+        self._metrics.flush()
+        self._tensorboard.add_scalar("learning_rate", learning_rate, last_step)
+        self._tensorboard.add_scalar("speed/steps_per_second", speed, last_step)
+        self._tensorboard.add_scalar("speed/data_wait", data_wait, last_step)
+        minutes, remainder = divmod(round((self._num_steps - last_step) / speed), 60)
+        print(
+            f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {sum(losses) / len(losses):.4f}  "
+            f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  data wait {data_wait:.1%}  "
+            f"{minutes}:{remainder:02d} left",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._tensorboard.close()
+
+
+def _forget_steps_after(run: RunFolder, step: int) -> None:
+    """A run that was killed had gone on past its last checkpoint; those steps will be taken again."""
+    if run.metrics.exists():
+        lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        run.metrics.write_text("".join(kept), encoding="utf-8")
