@@ -10,6 +10,7 @@ A folder of shards holds:
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +88,9 @@ class ShardReader:
 
     def __len__(self) -> int:
         return int(self._file.num_record_batches)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
 
     def ids(self) -> list[str]:
         return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]

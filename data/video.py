@@ -81,7 +81,7 @@ def read_windows(path: Path, config: DataConfig) -> Iterator[Frames]:
 def write_mp4(path: Path, frames: Frames, fps: float) -> None:
     """H.264 in yuv420p, which every player and browser shows. Odd sizes lose their last row or column."""
     height, width = (length // 2 * 2 for length in frames.shape[1:3])
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:  # leaves the time of writing out
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in np.ascontiguousarray(frames[:, :height, :width]):

@@ -25,7 +25,9 @@ for requirements in "$@"; do
     fi
 done
 
-# DeepSpeed looks for an accelerator before the project is imported, and says at length that it found none.
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    # DeepSpeed looks for an accelerator before the project is imported, and says at length that it found none.
     export DS_ACCELERATOR=cpu
+    # How many ranks the deepspeed launcher starts: two of one thread each are faster than one of two threads.
+    export LOCAL_SIZE="${LOCAL_SIZE:-$(($(getconf _NPROCESSORS_ONLN) > 1 ? 2 : 1))}"
 fi

@@ -37,9 +37,9 @@ def tiny_config() -> Config:
 
 @pytest.fixture(scope="session")
 def shapes_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in data set at 32x32 with one clip per seen combination: 60 train, 48 held out, 48 with two objects."""
+    """The built-in data set with one clip per seen combination: 60 train, 48 held out, 48 with two objects."""
     folder = tmp_path_factory.mktemp("shapes")
-    make_clips(folder, clips_per_combination=1, num_frames=8, size=32, seed=0, progress=lambda plans: plans)
+    make_clips(folder, clips_per_combination=1, num_frames=8, size=64, seed=0, progress=lambda plans: plans)
     return folder
 
 

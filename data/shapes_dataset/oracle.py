@@ -22,9 +22,12 @@ def read(frames: NDArray[np.uint8]) -> Attributes:
 
 
 def _object_weights(chroma: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[F, H, W] in [0, 1]: how much of each pixel is object, from its saturation against the clip's strongest."""
-    full = np.percentile(chroma, 97)
-    return np.clip(chroma / max(full, 1.0) * 1.25 - 0.25, 0, 1)
+    """[F, H, W] in [0, 1]: how much of each pixel is object, from its saturation against the clip's strongest.
+
+    What compression leaves below a tenth is cut, and as much at the top, so that the area stays right.
+    """
+    share = chroma / max(np.percentile(chroma, 97), 1.0)
+    return np.clip((share - 0.1) / 0.8, 0, 1)
 
 
 def _colour(pixels: NDArray[np.float64], weights: NDArray[np.float64]) -> str:

@@ -17,6 +17,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle")
 REACH = {"circle": (1, 1, 1, 1), "square": (0.887, 0.887, 0.887, 0.887), "triangle": (1.347, 1.556, 1.347, 0.778)}
 """How far a shape reaches from its centre to the left, up, right and down, in radii of the circle of its area."""
+GAP = 0.02
+"""Between a shape and the border of the frame, at least."""
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
@@ -101,12 +103,12 @@ def random_scene(objects: tuple[Attributes, ...], rng: np.random.Generator) -> S
 
 
 def _random_shape(attributes: Attributes, rng: np.random.Generator) -> MovingShape:
-    radius = rng.uniform(0.16, 0.22)
-    travel = rng.uniform(0.25, 0.38)
+    radius = rng.uniform(0.18, 0.235)
+    travel = rng.uniform(0.2, 0.3)
     left, up, right, down = (radius * reach for reach in REACH[attributes.shape])
     start = []
     for towards, before, after in zip(DIRECTIONS[attributes.direction], (left, up), (right, down), strict=True):
-        low = before + (travel if towards < 0 else 0)
-        high = 1 - after - (travel if towards > 0 else 0)
+        low = GAP + before + (travel if towards < 0 else 0)
+        high = 1 - GAP - after - (travel if towards > 0 else 0)
         start.append(rng.uniform(low, high))
     return MovingShape(attributes, radius, (start[0], start[1]), travel)

@@ -24,7 +24,14 @@ def run(source: Path, out: Path, config: Config, overwrite: bool = False) -> Rep
 def config() -> Config:
     return load_config(
         None,
-        ["data.num_frames=4", "data.height=32", "data.width=32", "data.clips_per_shard=2", "text_encoder.max_length=4"],
+        [
+            "data.fps=8",
+            "data.num_frames=4",
+            "data.height=32",
+            "data.width=32",
+            "data.clips_per_shard=2",
+            "text_encoder.max_length=4",
+        ],
     )
 
 

@@ -27,7 +27,7 @@ def test_the_oracle_reads_fresh_clips_after_h264(tmp_path: Path) -> None:
     """At the size and rate that preprocessing makes of the data set by default."""
     rng, config = np.random.default_rng(1), DataConfig()
     asked, clips = [], []
-    for attributes in ALL_ATTRIBUTES * 3:
+    for attributes in ALL_ATTRIBUTES * 2:
         write_mp4(tmp_path / "clip.mp4", render(random_scene((attributes,), rng), 16, 64), fps=8)
         asked.append(attributes)
         clips += read_windows(tmp_path / "clip.mp4", config)
@@ -77,11 +77,11 @@ def test_objects_stay_in_the_frame() -> None:
         scene = random_scene((attributes,), rng)
         frames = render(scene, 8, 64)
         for border in (frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]):
-            assert np.abs(border.astype(int) - scene.background).max() <= 90  # a corner's anti-aliased tip at most
+            assert (border == scene.background).all()
 
 
 def test_a_clip_is_the_same_whatever_else_is_made(shapes_videos: Path, tmp_path: Path) -> None:
-    make_clips(tmp_path, clips_per_combination=2, num_frames=8, size=32, seed=0, progress=lambda plans: plans[:3])
+    make_clips(tmp_path, clips_per_combination=2, num_frames=8, size=64, seed=0, progress=lambda plans: plans[:3])
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     for row in rows:
         if (shapes_videos / row["path"]).exists():
@@ -91,4 +91,4 @@ def test_a_clip_is_the_same_whatever_else_is_made(shapes_videos: Path, tmp_path:
 
 def test_other_settings_want_another_folder(shapes_videos: Path) -> None:
     with pytest.raises(UserError, match="name another folder"):
-        make_clips(shapes_videos, 1, num_frames=9, size=32, seed=0, progress=lambda plans: plans)
+        make_clips(shapes_videos, 1, num_frames=9, size=64, seed=0, progress=lambda plans: plans)

@@ -10,7 +10,7 @@ from video_dit.config import DataConfig
 FPS = 8
 
 
-def numbered_frames(count: int, height: int = 32, width: int = 48) -> np.ndarray:
+def numbered_frames(count: int, height: int = 32, width: int = 64) -> np.ndarray:
     """Frame k is the grey level 10 + 8 k all over."""
     return np.stack([np.full((height, width, 3), 10 + 8 * k, dtype=np.uint8) for k in range(count)])
 
@@ -20,7 +20,7 @@ def frame_numbers(windows: list[np.ndarray]) -> list[list[int]]:
 
 
 def config(**changes: object) -> DataConfig:
-    return DataConfig(**{"fps": FPS, "num_frames": 4, "height": 32, "width": 48, **changes})  # type: ignore[arg-type]
+    return DataConfig(**{"fps": FPS, "num_frames": 4, "height": 32, "width": 64, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def numbered(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_what_players_want(numbered: Path) -> None:
     info = probe(numbered)
-    assert info == (48, 32, 8.0, 1.25, "h264")
+    assert info == (64, 32, 8.0, 1.25, "h264")
     with av.open(str(numbered)) as container:
         assert container.streams.video[0].pix_fmt == "yuv420p"
 
 
 def test_odd_sizes_lose_a_row_or_a_column(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "odd.mp4", numbered_frames(2, 33, 49), FPS)
-    assert probe(tmp_path / "odd.mp4")[:2] == (48, 32)
+    write_mp4(tmp_path / "odd.mp4", numbered_frames(2, 33, 65), FPS)
+    assert probe(tmp_path / "odd.mp4")[:2] == (64, 32)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
@@ -48,7 +48,7 @@ def test_windows_lie_end_to_end_and_a_rest_is_left_out(numbered: Path, decoder: 
         pytest.importorskip("decord")
     windows = list(read_windows(numbered, config(decoder=decoder)))
     assert frame_numbers(windows) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert windows[0].shape == (4, 32, 48, 3)
+    assert windows[0].shape == (4, 32, 64, 3)
 
 
 def test_half_the_rate_takes_every_other_frame_and_twice_repeats_each(numbered: Path) -> None:
@@ -87,7 +87,7 @@ def test_files_that_are_no_video_say_why(tmp_path: Path) -> None:
 
 def test_damage_ends_a_video_after_its_good_windows(assets: Path) -> None:
     windows = read_windows(assets / "clips/corrupt/corrupted.mp4", config(fps=10))
-    assert next(windows).shape == (4, 32, 48, 3)
+    assert next(windows).shape == (4, 32, 64, 3)
     with pytest.raises(VideoError, match="Invalid data"):
         list(windows)
 

@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
-import av
+import numpy as np
 import pytest
 from conftest import TINY
 from launch import REPOSITORY, run_script
 from PIL import Image
+
+from data.video import read_windows
+from video_dit.config import load_config
+
+pytestmark = pytest.mark.slow
 
 PROGRAMS = ("make_shapes.py", "preprocess.py", "train.py", "generate.py", "evaluate.py")
 DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
@@ -31,7 +36,6 @@ def road(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_generate_writes_clips_and_a_contact_sheet_and_overwrites_nothing(road: Path) -> None:
     (road / "prompts.txt").write_text("a blue square moves up\n\n")
     command = ("generate.py", "--run", road / "run", "--out", road / "clips", "a red circle!", "--steps", 2)
@@ -41,14 +45,14 @@ def test_generate_writes_clips_and_a_contact_sheet_and_overwrites_nothing(road: 
         assert len(list((road / "clips").glob("a-red-circle-seed5*.mp4"))) == expected
         assert len(list((road / "clips").glob("a-blue-square-moves-up-seed5*.mp4"))) == expected
         assert len(list((road / "clips").glob("contact-sheet*.png"))) == expected
-    same = [path.read_bytes() for path in (road / "clips").glob("a-red-circle-seed5*.mp4")]
-    assert same[0] == same[1]
-    with av.open(str(next((road / "clips").glob("*.mp4")))) as container:
-        assert container.streams.video[0].frames == 4
+    first, second = (
+        next(read_windows(path, load_config(None, DATA_KEYS).data)).astype(int)
+        for path in (road / "clips").glob("a-red-circle-seed5*.mp4")
+    )
+    assert np.abs(first - second).max() <= 2
     assert Image.open(road / "clips/contact-sheet.png").height > 2 * 96
 
 
-@pytest.mark.slow
 def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
     result = run_script("evaluate.py", "--run", road / "run", "--clips", 12)
     assert result.returncode == 0, result.stderr
@@ -61,7 +65,6 @@ def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
         assert row["all"] <= min(row["colour"], row["shape"], row["direction"])
 
 
-@pytest.mark.slow
 def test_a_second_run_of_each_program_does_nothing_again(road: Path, shapes_videos: Path) -> None:
     again = run_script("preprocess.py", shapes_videos, "--out", road / "shards", *DATA_KEYS)
     assert "have been preprocessed already" in again.stdout
