@@ -45,7 +45,7 @@ def shapes_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_shards(shapes_videos: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 clips in three shards."""
+    """60 clips in two shards."""
     folder = tmp_path_factory.mktemp("shards")
     autoencoder = build_autoencoder(tiny_config.autoencoder)
     text_encoder = build_text_encoder(tiny_config.text_encoder)

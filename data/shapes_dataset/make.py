@@ -72,7 +72,7 @@ def make_clips(
 ) -> Path:
     """Renders every clip as H.264 and writes manifest.jsonl (path, caption, split) last.
 
-    A clip depends on its plan, `num_frames`, `size` and `seed` alone. Files that are already there are kept.
+    What a clip shows depends on its plan, `num_frames`, `size` and `seed` alone. Files that are already there are kept.
 
     Returns:
         the manifest.
