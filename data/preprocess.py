@@ -33,13 +33,18 @@ class Report:
 
     def summary(self) -> str:
         """The counts, then each reason with how many inputs it took, the most frequent first."""
-        lines = [f"{self.num_inputs:,} videos in, {self.num_clips:,} clips out of {self.num_videos:,} of them"]
+        lines = [
+            f"videos: {self.num_inputs:,} in, {self.num_videos:,} with clips, {len(self.dropped):,} without; "
+            f"clips: {self.num_clips:,} out"
+        ]
         if self.dropped:
-            lines.append(f"{len(self.dropped):,} videos gave no clip:")
+            lines.append("without clips:")
             examples = {dropped.reason: dropped.id for dropped in reversed(self.dropped)}
             for reason, count in Counter(dropped.reason for dropped in self.dropped).most_common():
                 lines.append(f"  {count:>6,}  {reason}, such as {examples[reason]}")
-        lines += [f"{count:,} {note}" for note, count in self.notes.most_common()]
+        if self.notes:
+            lines.append("of those with clips:")
+            lines += [f"  {count:>6,}  {note}" for note, count in self.notes.most_common()]
         return "\n".join(lines)
 
 
@@ -153,11 +158,11 @@ def _account(
     report.num_videos += 1
     report.num_clips += len(samples)
     if reason:
-        report.notes["videos gave only what came before their damage"] += 1
+        report.notes["damaged, and cut where the damage begins"] += 1
     if video.caption is None:
-        report.notes["videos have no caption and got an empty one"] += 1
+        report.notes["without a caption, and given an empty one"] += 1
     elif text_encoder.num_tokens(video.caption) > text_encoder.max_length:
-        report.notes[f"captions were cut to {text_encoder.max_length} tokens (text_encoder.max_length)"] += 1
+        report.notes[f"with a caption cut to {text_encoder.max_length} tokens (text_encoder.max_length)"] += 1
 
 
 def _row(condition: TextCondition) -> TextCondition:

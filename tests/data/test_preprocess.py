@@ -53,12 +53,13 @@ def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Confi
     assert report is not None
     assert (report.num_inputs, report.num_videos, report.num_clips) == (4, 2, 3)
     assert report.summary() == (
-        "4 videos in, 3 clips out of 2 of them\n"
-        "2 videos gave no clip:\n"
+        "videos: 4 in, 2 with clips, 2 without; clips: 3 out\n"
+        "without clips:\n"
         "       1  cannot be opened: Invalid data found when processing input, such as broken.mp4\n"
         "       1  shorter than a clip (4 frames at 8 fps), such as short.mp4\n"
-        "1 captions were cut to 4 tokens (text_encoder.max_length)\n"
-        "1 videos have no caption and got an empty one"
+        "of those with clips:\n"
+        "       1  with a caption cut to 4 tokens (text_encoder.max_length)\n"
+        "       1  without a caption, and given an empty one"
     )
     lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
     assert [(line["id"], line["clips"]) for line in lines] == [
@@ -102,7 +103,7 @@ def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path:
 def test_an_empty_result_is_an_error_that_says_why(messy: Path, tmp_path: Path, config: Config) -> None:
     long = config.model_copy(update={"data": config.data.model_copy(update={"num_frames": 100})})
     with pytest.raises(
-        UserError, match=r"no clip came out of .*\n4 videos in.*\n4 videos gave no clip:\n.*shorter than"
+        UserError, match=r"no clip came out of .*\nvideos: 4 in, 0 with clips.*\nwithout clips:\n.*shorter than"
     ):
         run(messy, tmp_path / "out", long)
     assert not (tmp_path / "out/dataset.json").exists()

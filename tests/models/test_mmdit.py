@@ -85,3 +85,14 @@ def test_refusals_name_the_key() -> None:
         tiny_model(num_heads=5)
     with pytest.raises(UserError, match=r"height is 5.*use 4 or 6"):
         tiny_model()(torch.randn(1, 3, 2, 5, 4), torch.rand(1), random_text(1, 5, 6))
+
+
+@pytest.mark.parametrize("position_embedding", ["rotary", "sincos", "both"])
+def test_every_position_embedding_sees_where_a_token_stands(position_embedding: str) -> None:
+    """Without one, two patches that change places in the input would change places in the output."""
+    model = with_random_weights(tiny_model(position_embedding=position_embedding))
+    latents, t, text = torch.randn(1, 3, 2, 4, 6), torch.rand(1), random_text(1, 5, 6)
+    swapped = torch.cat((latents[..., 2:4], latents[..., :2], latents[..., 4:]), dim=-1)
+    output = model(latents, t, text)
+    output_swapped = torch.cat((output[..., 2:4], output[..., :2], output[..., 4:]), dim=-1)
+    assert not torch.allclose(model(swapped, t, text), output_swapped, atol=1e-3)

@@ -12,6 +12,7 @@ from video_dit.ops.normalization import AdaLayerNormContinuous, AdaLayerNormZero
 from video_dit.ops.position import apply_rotary
 
 QKNorm = Literal["none", "rms"]
+Rotary = tuple[Tensor, Tensor]
 
 
 class HeadProjection(nn.Module):
@@ -46,20 +47,22 @@ class JointAttention(nn.Module):
             self.text_out = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, video: Tensor, text: Tensor, text_mask: Tensor, rotary: tuple[Tensor, Tensor]
+        self, video: Tensor, text: Tensor, text_mask: Tensor, rotary: Rotary | None
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
             video: [B, V, D].
             text: [B, L, D].
             text_mask: [B, L] bool, false on padding.
-            rotary: cos and sin, [V, K/2] each, of the video tokens' positions.
+            rotary: cos and sin, [V, K/2] each, of the video tokens' positions; None to leave them unrotated.
 
         Returns:
             video [B, V, D] and text [B, L, D], the latter None with `context_pre_only`.
         """
-        q = apply_rotary(self.video_q(video), *rotary)
-        k = torch.cat((apply_rotary(self.video_k(video), *rotary), self.text_k(text)), dim=2)
+        q, k = self.video_q(video), self.video_k(video)
+        if rotary is not None:
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
+        k = torch.cat((k, self.text_k(text)), dim=2)
         v = torch.cat((self.video_v(video), self.text_v(text)), dim=2)
         if not self.context_pre_only:
             q = torch.cat((q, self.text_q(text)), dim=2)
@@ -99,7 +102,7 @@ class JointTransformerBlock(nn.Module):
             self.ff_context = FeedForward(hidden_size, mlp_ratio, feed_forward_chunk_size)
 
     def forward(
-        self, video: Tensor, text: Tensor, conditioning: Tensor, text_mask: Tensor, rotary: tuple[Tensor, Tensor]
+        self, video: Tensor, text: Tensor, conditioning: Tensor, text_mask: Tensor, rotary: Rotary | None
     ) -> tuple[Tensor, Tensor | None]:
         """
         Args:
@@ -107,7 +110,7 @@ class JointTransformerBlock(nn.Module):
             text: [B, L, D].
             conditioning: [B, D], timestep and pooled text.
             text_mask: [B, L] bool, false on padding.
-            rotary: cos and sin, [V, K/2] each.
+            rotary: see `JointAttention`.
 
         Returns:
             video [B, V, D] and text [B, L, D], the latter None with `context_pre_only`.

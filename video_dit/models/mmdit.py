@@ -99,7 +99,7 @@ class MMDiT(nn.Module):
         """
         grid = token_grid(Grid(*latents.shape[2:]), self.patch_size)
         positions = grid_positions(grid, latents.device)
-        rotary = rotary_embedding(positions * self.rotates, self.head_size)
+        rotary = rotary_embedding(positions, self.head_size) if self.rotates else None
         video_tokens = self.video_embedder(patchify(latents, self.patch_size))
         if self.adds_sincos:
             video_tokens = video_tokens + sincos_embedding(positions, video_tokens.shape[-1]).type_as(video_tokens)
