@@ -65,7 +65,7 @@ class ClipDataset(Dataset[tuple[Sample, int]]):
         return self._readers[name]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_readers": {}}  # each loading process opens its own memory maps
+        return {**self.__dict__, "_readers": {}}  # a process that is spawned opens its own memory maps
 
 
 def micro_batch_positions(

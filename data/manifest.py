@@ -64,19 +64,28 @@ def _search(folder: Path) -> list[Video]:
 
 def _sidecar(video: Path) -> str | None:
     sidecar = video.with_suffix(".txt")
-    return sidecar.read_text(encoding="utf-8").strip() if sidecar.exists() else None
+    return _one_line(sidecar.read_text(encoding="utf-8", errors="replace")) if sidecar.exists() else None
+
+
+def _one_line(text: str) -> str | None:
+    return " ".join(text.split()) or None
 
 
 def _read_manifest(manifest: Path, config: DataConfig) -> tuple[list[Video], list[Dropped]]:
     videos: dict[str, Video] = {}
     dropped = []
     for number, row in enumerate(_rows(manifest), start=1):
-        name = row.get(config.path_column)
-        if not name:
+        if not isinstance(row, dict):
+            raise UserError(f"{manifest}, row {number}: expected an object with columns, not {row!r}")
+        if config.path_column not in row:
             raise UserError(
                 f"{manifest}, row {number}: no column {config.path_column!r}, only {', '.join(map(repr, row))}: "
                 "name the column of video files with data.path_column"
             )
+        name, caption = row[config.path_column], row.get(config.caption_column)
+        if not isinstance(name, str) or not name:
+            dropped.append(Dropped(f"row {number}", f"{config.path_column} is {name!r}, not the name of a file"))
+            continue
         path = manifest.parent / name
         split = row.get("split")
         if split and split != config.split:
@@ -86,15 +95,15 @@ def _read_manifest(manifest: Path, config: DataConfig) -> tuple[list[Video], lis
         elif not path.exists():
             dropped.append(Dropped(name, "no such file"))
         else:
-            videos[name] = Video(name, path, (row.get(config.caption_column) or "").strip() or _sidecar(path))
+            videos[name] = Video(name, path, (isinstance(caption, str) and _one_line(caption)) or _sidecar(path))
     return list(videos.values()), dropped
 
 
-def _rows(manifest: Path) -> Iterable[dict[str, Any]]:
+def _rows(manifest: Path) -> Iterable[Any]:
     try:
         if manifest.suffix == ".parquet":
             return pyarrow.parquet.read_table(manifest).to_pylist()
-        with manifest.open(encoding="utf-8", newline="") as file:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
             if manifest.suffix == ".csv":
                 return list(csv.DictReader(file))
             return [json.loads(line) for line in file if line.strip()]

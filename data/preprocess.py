@@ -17,6 +17,7 @@ from video_dit.config import Config
 from video_dit.contracts import Autoencoder, TextCondition, TextEncoder
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
+from video_dit.shapes import Grid, latent_grid
 
 NUM_EXAMPLE_PROMPTS = 8
 
@@ -71,8 +72,10 @@ def preprocess(
         what became of the inputs; None when `out` already holds just these shards.
 
     Raises:
-        UserError: the source cannot be used, `out` holds other shards, or nothing came out.
+        UserError: the source cannot be used, clips of this size do not fit the autoencoder, `out` holds other shards,
+            or nothing came out.
     """
+    latent_grid(Grid(config.data.num_frames, config.data.height, config.data.width), autoencoder.stride)
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
     inputs = _fingerprint(videos)
@@ -85,7 +88,7 @@ def preprocess(
         )
 
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (out / "dataset.json", *out.glob("*.arrow")):
+    for stale in (out / "dataset.json", *out.glob("shard-*.arrow")):
         stale.unlink(missing_ok=True)
     report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
     shards: dict[str, int] = {}
@@ -178,6 +181,5 @@ def _spread(items: list[str], count: int) -> list[str]:
 def _fingerprint(videos: list[Video]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for video in videos:
-        status = video.path.stat()
-        digest.update(json.dumps([video.id, video.caption, status.st_size, status.st_mtime_ns]).encode())
+        digest.update(json.dumps([video.id, video.caption, video.path.stat().st_size]).encode())
     return digest.hexdigest()

@@ -2,11 +2,11 @@
 
 A folder of shards holds:
 
-    dataset.json        what it was made with and how much of it there is; written last
-    empty_prompt.arrow  the text encoder's answer to "", one sample without latents
-    shard-00000.arrow   samples
-    report.jsonl        a line per input: the clips it gave, or why it gave none
-    example_prompts.txt captions, to try a run with
+- dataset.json: what it was made with and how much of it there is; written last
+- empty_prompt.arrow: the text encoder's answer to "", one sample without latents
+- shard-00000.arrow: samples
+- report.jsonl: a line per input: the clips it gave, or why it gave none
+- example_prompts.txt: captions, to try a run with
 """
 
 import json

@@ -1,5 +1,6 @@
 """What the programs share: how a user's mistake ends, and how long work shows itself."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -21,10 +22,23 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def positive_int(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 1 on")
+    return number
 
 
 def progress_bar(items: Iterable[Any] | None = None, *, total: int | None = None, unit: str, label: str) -> tqdm:

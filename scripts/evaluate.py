@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from command_line import progress_bar, run_program
+from command_line import positive_int, progress_bar, run_program
 from numpy.typing import NDArray
 
 from data.shapes_dataset.make import held_out_attributes, seen_attributes
@@ -21,9 +21,11 @@ from video_dit.sampling.pipeline import VideoPipeline
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder, trained on moving shapes")
-    parser.add_argument("--clips", type=int, default=120, help="clips of each kind, seen and held out (default 120)")
+    parser.add_argument(
+        "--clips", type=positive_int, default=120, help="clips of each kind, seen and held out (default 120)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next has the next (default 0)")
-    parser.add_argument("--batch-size", type=int, default=30, help="clips computed together (default 30)")
+    parser.add_argument("--batch-size", type=positive_int, default=30, help="clips computed together (default 30)")
     args = parser.parse_intermixed_args()
 
     run = RunFolder(args.run)
@@ -32,6 +34,10 @@ def main() -> None:
     if not known & set(run.example_prompts.read_text(encoding="utf-8").splitlines()):
         raise UserError(f"{args.run} was not trained on moving shapes, and the oracle reads nothing else")
 
+    if pipeline.grid.height != pipeline.grid.width:
+        raise UserError(
+            f"{args.run} makes clips of {pipeline.grid.height} x {pipeline.grid.width}: the oracle reads squares"
+        )
     results = {}
     kinds = {"seen": seen_attributes(), "held_out": held_out_attributes()}
     total = len(kinds) * args.clips * pipeline.config.sampling.num_steps

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from command_line import progress_bar, run_program
+from command_line import positive_int, progress_bar, run_program
 
 from data.video import write_mp4
 from video_dit.errors import UserError
@@ -20,18 +20,19 @@ def main() -> None:
     parser.add_argument("--prompts-file", type=Path, help="a text file with a prompt per line, after those given here")
     parser.add_argument("--negative-prompt", default="", help="what to move away from")
     parser.add_argument("--seed", type=int, default=0, help="same seed and settings, same clip (default 0)")
-    parser.add_argument("--frames", type=int, help="length; as in training if not given")
-    parser.add_argument("--height", type=int, help="pixels; as in training if not given")
-    parser.add_argument("--width", type=int, help="pixels; as in training if not given")
-    parser.add_argument("--steps", type=int, help="solver steps; sampling.num_steps of the run if not given")
+    parser.add_argument("--frames", type=positive_int, help="length; as in training if not given")
+    parser.add_argument("--height", type=positive_int, help="pixels; as in training if not given")
+    parser.add_argument("--width", type=positive_int, help="pixels; as in training if not given")
+    parser.add_argument("--steps", type=positive_int, help="solver steps; sampling.num_steps of the run if not given")
     parser.add_argument("--solver", choices=("euler", "heun"), help="sampling.solver of the run if not given")
     parser.add_argument("--guidance-scale", type=float, help="sampling.guidance_scale of the run if not given; 1: none")
-    parser.add_argument("--batch-size", type=int, default=16, help="clips computed together (default 16)")
+    parser.add_argument("--batch-size", type=positive_int, default=16, help="clips computed together (default 16)")
     args = parser.parse_intermixed_args()
 
     prompts = args.prompts + (read_prompts(args.prompts_file) if args.prompts_file else [])
     if not prompts:
         raise UserError("no prompt: give some, in quotes, or a file of them with --prompts-file")
+    args.out.mkdir(parents=True, exist_ok=True)
     pipeline = VideoPipeline.from_run(args.run)
     num_steps = args.steps or pipeline.config.sampling.num_steps
     with progress_bar(total=len(prompts) * num_steps, unit="step", label="generating") as bar:
@@ -49,7 +50,6 @@ def main() -> None:
             on_step=bar.update,
         ).numpy()
 
-    args.out.mkdir(parents=True, exist_ok=True)
     for prompt, clip in zip(prompts, clips, strict=True):
         path = unused_path(args.out / f"{slug(prompt)}-seed{args.seed}.mp4")
         write_mp4(path, clip, pipeline.config.data.fps)

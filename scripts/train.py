@@ -42,13 +42,13 @@ def main() -> None:
 
     with ranks() as rank:
         run = RunFolder(args.run)
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, autoencoder, text_encoder)
         if rank == 0:
-            changes = run.open(config, dataset.example_prompts())
+            changes = run.open(config, dataset.info.inputs, dataset.example_prompts())
             print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")
             for change in changes:
                 print(f"changed since this run began: {change}")
-        torch.manual_seed(config.seed)
-        model = build_model(config.model, autoencoder, text_encoder)
         train(config, model, dataset.empty_prompt(), batches, tokens_per_sample, run)
 
 

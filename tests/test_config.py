@@ -55,6 +55,8 @@ def test_what_the_shards_were_made_with_is_settled() -> None:
     tables = {"data": {"fps": 12.0, "num_frames": 8}, "autoencoder": {"name": "haar"}}
     config = load_config(None, ["data.fps=12"], fixed=tables)
     assert (config.data.fps, config.data.num_frames, config.autoencoder.name) == (12.0, 8, "haar")
+    with pytest.raises(ConfigError, match="autoencoder is 'haar', and must be a table"):
+        load_config(None, ["autoencoder=haar"], fixed=tables)
     with pytest.raises(ConfigError, match=r"data.fps is 24, but the shards were made with 12.0"):
         load_config(None, ["data.fps=24"], fixed=tables)
 

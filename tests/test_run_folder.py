@@ -8,15 +8,25 @@ from video_dit.run_folder import RunFolder
 
 def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    assert run.open(Config(), ["a prompt"]) == []
+    assert run.open(Config(), "videos", ["a prompt"]) == []
     assert run.load_config() == Config()
-    assert run.open(Config(), ["a prompt"]) == []
+    assert run.open(Config(), "videos", ["a prompt"]) == []
+    assert (
+        run.open(load_config(None, ["model.depth=7"]), "videos", ["a prompt"]) == []
+    )  # nothing is lost before a checkpoint
+    run.open(Config(), "videos", ["a prompt"])
+    run.checkpoint(1).mkdir()
+    run.publish_checkpoint(run.checkpoint(1), keep=1)
     longer = load_config(None, ["training.steps=5000"])
-    assert run.open(longer, ["a prompt"]) == ["training.steps: 1000 before, 5000 now"]
+    assert run.open(longer, "videos", ["a prompt"]) == ["training.steps: 1000 before, 5000 now"]
     with pytest.raises(ConfigError, match=r"started with model.depth = 6, and this is 7: give --run another folder"):
-        run.open(load_config(None, ["model.depth=7"]), ["a prompt"])
+        run.open(load_config(None, ["model.depth=7"]), "videos", ["a prompt"])
     with pytest.raises(ConfigError, match="was started with seed = 0, and this is 1"):
-        run.open(load_config(None, ["seed=1"]), ["a prompt"])
+        run.open(load_config(None, ["seed=1"]), "videos", ["a prompt"])
+    with pytest.raises(ConfigError, match=r"was started with training.optimizer = 'adamw'"):
+        run.open(load_config(None, ["training.optimizer=muon"]), "videos", ["a prompt"])
+    with pytest.raises(ConfigError, match="was started with shards of other videos"):
+        run.open(Config(), "other videos", ["a prompt"])
     assert run.load_config() == longer
 
 
@@ -24,17 +34,17 @@ def test_checkpoints_are_named_when_complete_and_old_ones_go(tmp_path: Path) -> 
     run = RunFolder(tmp_path)
     run.checkpoints.mkdir()
     assert run.latest_checkpoint() is None
-    for step in (5, 10, 15):
+    for step in (999_990, 999_999, 1_000_005):
         run.checkpoint(step).mkdir()
         run.publish_checkpoint(run.checkpoint(step), keep=2)
         assert run.latest_checkpoint() == run.checkpoint(step)
-    assert sorted(path.name for path in run.checkpoints.glob("step-*")) == ["step-000010", "step-000015"]
+    assert sorted(path.name for path in run.checkpoints.glob("step-*")) == ["step-1000005", "step-999999"]
 
 
 def test_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder(tmp_path).load_config()
     run = RunFolder(tmp_path / "run")
-    run.open(Config(), [])
+    run.open(Config(), "videos", [])
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
         run.averaged_weights()

@@ -1,13 +1,14 @@
 """The layout of a run folder, which is all there is to a run.
 
-config.toml                  the resolved config
-versions.json                what it ran with
-metrics.jsonl                one line per step
-tensorboard/                 the same, to look at
-checkpoints/latest           the name of the newest complete checkpoint
-checkpoints/step-000500/     DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
-example_prompts.txt          captions of the data, to try the run with
-evaluation.json              written by scripts/evaluate.py
+- config.toml: the resolved config
+- inputs.txt: which videos its shards were made from, as one word
+- versions.json: what it ran with
+- metrics.jsonl: one line per step
+- tensorboard/: the same, to look at
+- checkpoints/latest: the name of the newest complete checkpoint
+- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
+- example_prompts.txt: captions of the data, to try the run with
+- evaluation.json: written by scripts/evaluate.py
 """
 
 import json
@@ -23,6 +24,7 @@ from video_dit.files import write_atomically
 
 _VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops")
 _MAY_CHANGE = ("training", "sampling", "deepspeed")
+_MUST_STAY = ("training.optimizer", "training.batch_size", "training.betas", "training.weight_decay")
 
 
 @dataclass(frozen=True)
@@ -55,26 +57,38 @@ class RunFolder:
     def _config(self) -> Path:
         return self.path / "config.toml"
 
-    def open(self, config: Config, example_prompts: list[str]) -> list[str]:
-        """Makes the folder, or reopens it, and records the config.
+    @property
+    def _inputs(self) -> Path:
+        return self.path / "inputs.txt"
+
+    def open(self, config: Config, inputs: str, example_prompts: list[str]) -> list[str]:
+        """Makes the folder, or reopens it, and records the config. Until the first checkpoint, everything may change.
+
+        Args:
+            config: the resolved config.
+            inputs: names what the data was made from; a run goes on with the data that it was started with.
+            example_prompts: captions of the data.
 
         Returns:
             the changes of the config against the run so far, in words.
 
         Raises:
-            ConfigError: the run was started with another model, data or seed.
+            ConfigError: the run was started with another model, data, seed or optimizer.
         """
-        changes = self._changes(config)
+        changes = self._changes(config, inputs) if self.latest_checkpoint() else []
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         write_atomically(self._config, dump(config))
+        write_atomically(self._inputs, inputs + "\n")
         write_atomically(self.path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
-    def _changes(self, config: Config) -> list[str]:
-        if not self._config.exists():
-            return []
+    def _changes(self, config: Config, inputs: str) -> list[str]:
+        if self._inputs.read_text(encoding="utf-8").strip() != inputs:
+            raise ConfigError(
+                f"{self.path} was started with shards of other videos: give --data those, or --run another folder"
+            )
         old, new = self.load_config().model_dump(), config.model_dump()
         changes = []
         for table, values in new.items():
@@ -84,7 +98,7 @@ class RunFolder:
                 if before == value:
                     continue
                 name = f"{table}.{key}" if key else table
-                if table not in _MAY_CHANGE:
+                if table not in _MAY_CHANGE or name in _MUST_STAY:
                     raise ConfigError(
                         f"{self.path} was started with {name} = {before!r}, and this is {value!r}: "
                         "give --run another folder, or go on with the old value"
@@ -113,7 +127,8 @@ class RunFolder:
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
         """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
-        complete = sorted(self.checkpoints.glob("step-??????"))
+        complete = [path for path in self.checkpoints.glob("step-*") if path.suffix != ".unfinished"]
+        complete.sort(key=lambda path: int(path.name.partition("-")[2]))
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             shutil.rmtree(old)
 

@@ -77,3 +77,21 @@ def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "clip.zip").touch()
     with pytest.raises(UserError, match="neither a folder nor a manifest"):
         discover(tmp_path / "clip.zip", DataConfig())
+
+
+def test_rows_that_name_no_file_are_reported_and_captions_are_one_line(folder: Path) -> None:
+    manifest = folder / "list.jsonl"
+    manifest.write_text(
+        '{"path": null}\n{"path": "b.mp4", "caption": "two\\n lines"}\n{"path": "a/c.MOV", "caption": 7}\n'
+    )
+    videos, dropped = discover(manifest, DataConfig())
+    assert [(video.id, video.caption) for video in videos] == [("a/c.MOV", None), ("b.mp4", "two lines")]
+    assert dropped == [Dropped("row 1", "path is None, not the name of a file")]
+    manifest.write_text("[1, 2]\n")
+    with pytest.raises(UserError, match=r"list.jsonl, row 1: expected an object with columns, not \[1, 2\]"):
+        discover(manifest, DataConfig())
+
+
+def test_a_csv_from_a_spreadsheet_is_read(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,caption\nb.mp4,hello\n", encoding="utf-8-sig")
+    assert [video.caption for video in discover(folder / "list.csv", DataConfig())[0]] == ["hello"]

@@ -83,6 +83,10 @@ def test_the_same_weights_take_any_grid() -> None:
 def test_refusals_name_the_key() -> None:
     with pytest.raises(UserError, match=r"model.num_heads = 5"):
         tiny_model(num_heads=5)
+    with pytest.raises(UserError, match=r"model.hidden_size / model.num_heads must be even"):
+        tiny_model(hidden_size=21, num_heads=3)
+    with pytest.raises(UserError, match=r"model.hidden_size is 18, and must be a multiple of 4"):
+        tiny_model(hidden_size=18, num_heads=3)
     with pytest.raises(UserError, match=r"height is 5.*use 4 or 6"):
         tiny_model()(torch.randn(1, 3, 2, 5, 4), torch.rand(1), random_text(1, 5, 6))
 

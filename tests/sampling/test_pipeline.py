@@ -18,7 +18,7 @@ from video_dit.sampling.pipeline import VideoPipeline, to_uint8
 def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as training leaves it, with random weights."""
     run = RunFolder(tmp_path_factory.mktemp("run"))
-    run.open(tiny_config, ["a prompt"])
+    run.open(tiny_config, "videos", ["a prompt"])
     torch.manual_seed(0)
     model = build_model(
         tiny_config.model, build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)

@@ -100,6 +100,7 @@ def test_help_says_what_the_program_is_for(program: str) -> None:
             ("generate.py", "--run", "{tmp}", "--out", "{tmp}", "--prompts-file", "gone.txt"),
             "gone.txt: there is no such",
         ),
+        (("generate.py", "--run", "{tmp}", "--out", "/dev/null", "a dog"), "/dev/null: File exists"),
         (("evaluate.py", "--run", "{tmp}"), "is not a run folder"),
     ],
 )

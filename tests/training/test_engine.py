@@ -1,8 +1,9 @@
 import pytest
+from torch import nn
 
 from video_dit.config import load_config
 from video_dit.errors import UserError
-from video_dit.training.engine import deepspeed_config, merge, micro_batch_size
+from video_dit.training.engine import build_optimizer, deepspeed_config, merge, micro_batch_size
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,11 @@ def test_merge_leaves_its_arguments_alone() -> None:
     base = {"a": {"b": 1}}
     assert merge(base, {"a": {"c": 2}, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
     assert base == {"a": {"b": 1}}
+
+
+def test_what_would_break_the_run_is_refused() -> None:
+    with pytest.raises(UserError, match=r"deepspeed.train_batch_size: set training.batch_size"):
+        deepspeed_config(load_config(None, ["deepspeed.train_batch_size=64"]), num_ranks=1)
+    config = load_config(None, ["training.optimizer=muon", "training.zero_stage=3"])
+    with pytest.raises(UserError, match=r"training.zero_stage 0, 1 or 2, not 3"):
+        build_optimizer(nn.Linear(2, 2), config.training)

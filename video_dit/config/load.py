@@ -40,6 +40,10 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
     for override in overrides:
         _apply_override(values, override)
     for table, settled in fixed.items():
+        if not isinstance(values.get(table, {}), dict):
+            raise ConfigError(
+                f"{table} is {values[table]!r}, and must be a table: set keys of it, such as {table}.KEY=VALUE"
+            )
         for key, value in values.get(table, {}).items():
             if key in settled and _plain(value) != _plain(settled[key]):
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Every key of a config, with its type, default and meaning. No default lives anywhere else."""
+"""Every key of a config, with its type, default and meaning. No default of a run lives anywhere else."""
 
 from typing import Annotated, Any, Literal
 

@@ -9,7 +9,7 @@ from video_dit.errors import UserError
 from video_dit.models.blocks import JointTransformerBlock, QKNorm
 from video_dit.models.embeddings import TimestepAndTextEmbedding, patchify, unpatchify
 from video_dit.ops.normalization import AdaLayerNormContinuous
-from video_dit.ops.position import grid_positions, rotary_embedding, sincos_embedding
+from video_dit.ops.position import grid_positions, rotary_embedding, sincos_embedding, split_head
 from video_dit.shapes import Grid, token_grid
 
 PositionEmbedding = Literal["rotary", "sincos", "both"]
@@ -53,6 +53,10 @@ class MMDiT(nn.Module):
         super().__init__()
         if hidden_size % num_heads:
             raise UserError(f"model.hidden_size is {hidden_size}, which model.num_heads = {num_heads} does not divide")
+        if position_embedding != "sincos":
+            split_head(hidden_size // num_heads)
+        if position_embedding != "rotary" and hidden_size % 4:
+            raise UserError(f"model.hidden_size is {hidden_size}, and must be a multiple of 4 for sincos embeddings")
         self.patch_size = patch_size
         self.rotates = position_embedding in ("rotary", "both")
         self.adds_sincos = position_embedding in ("sincos", "both")

@@ -15,7 +15,9 @@ def split_head(head_size: int) -> tuple[int, int, int]:
         UserError: the head is too small to give each axis a pair of channels.
     """
     if head_size % 2 or head_size < 6:
-        raise UserError(f"the head size must be even and at least 6 for rotary embeddings, not {head_size}")
+        raise UserError(
+            f"model.hidden_size / model.num_heads must be even and at least 6 for rotary embeddings, not {head_size}"
+        )
     pairs = head_size // 2
     spatial = (pairs * 3 + 7) // 8
     if pairs - 2 * spatial < 1:

@@ -47,10 +47,8 @@ def ranks() -> Iterator[int]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_ranks))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(minutes=30), verbose=False)
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
+    yield dist.get_rank()
+    dist.destroy_process_group()  # not after an error: a rank that fails must end, not wait for the others
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,8 +77,15 @@ def micro_batch_size(config: Config, num_ranks: int) -> int:
 
 
 def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
-    """What DeepSpeed is told: derived from the run's config, with the [deepspeed] table merged over it."""
+    """What DeepSpeed is told: derived from the run's config, with the [deepspeed] table merged over it.
+
+    Raises:
+        UserError: the table says something that the run must know.
+    """
     training = config.training
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if key in config.deepspeed:
+            raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
     derived = {
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
@@ -97,14 +102,18 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     """AdamW for all weights, or Muon for the matrices of the attention and feed-forward layers and AdamW for the rest.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
+
+    Raises:
+        UserError: DeepSpeed's Muon does not run under ZeRO-3.
     """
+    if training.optimizer == "muon" and training.zero_stage == 3:
+        raise UserError("training.optimizer is 'muon', which needs training.zero_stage 0, 1 or 2, not 3")
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), **settings, fused=True)
 
-    if not torch.cuda.is_available():
-        # Its kernels would be compiled at the first step, which takes longer than they save and needs a compiler.
-        deepspeed.runtime.compiler.compile = lambda: lambda function: function
+    # Its kernels would be compiled at the first step, which needs a compiler and takes longer than it saves.
+    deepspeed.runtime.compiler.compile = lambda: lambda function: function
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for name, parameter in model.named_parameters():

@@ -42,13 +42,13 @@ def train(
         run: where everything is kept.
     """
     training = config.training
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards())
     first_step = resume(run, engine, averages)
     batches = load_batches(engine.rank, engine.num_ranks, micro_batch_size(config, engine.num_ranks), first_step)
     progress = None
     if engine.rank == 0:
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
         print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
         progress = Progress(run, first_step, training.steps, training.batch_size * tokens_per_sample)

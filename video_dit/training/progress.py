@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
 
 
@@ -71,4 +72,4 @@ def _forget_steps_after(run: RunFolder, step: int) -> None:
     if run.metrics.exists():
         lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        run.metrics.write_text("".join(kept), encoding="utf-8")
+        write_atomically(run.metrics, "".join(kept))
