@@ -76,6 +76,22 @@ def test_scaling_covers_and_crops_the_centre(tmp_path: Path) -> None:
     assert max(red, blue) < 20
 
 
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_a_rotation_in_the_header_is_applied(tmp_path: Path, angle: int) -> None:
+    """The top left quarter is white; by quarter turns counter-clockwise it comes to the bottom left, then right, then up."""
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    picture[:32, :32] = 255
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.set_display_rotation(angle)
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    (window,) = read_windows(tmp_path / "turned.mp4", config(height=64, width=64))
+    assert np.abs(window[0].astype(int) - np.rot90(picture, angle // 90)).mean() < 8
+
+
 def test_files_that_are_no_video_say_why(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
