@@ -78,7 +78,7 @@ def test_scaling_covers_and_crops_the_centre(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
 def test_a_rotation_in_the_header_is_applied(tmp_path: Path, angle: int) -> None:
-    """The top left quarter is white; by quarter turns counter-clockwise it comes to the bottom left, then right, then up."""
+    """The top left quarter is white; by quarter turns counter-clockwise it goes to the bottom left, right, and up."""
     picture = np.zeros((64, 64, 3), dtype=np.uint8)
     picture[:32, :32] = 255
     with av.open(str(tmp_path / "turned.mp4"), "w") as container:
