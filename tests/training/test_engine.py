@@ -41,3 +41,5 @@ def test_what_would_break_the_run_is_refused() -> None:
     config = load_config(None, ["training.optimizer=muon", "training.zero_stage=3"])
     with pytest.raises(UserError, match=r"training.zero_stage 0, 1 or 2, not 3"):
         build_optimizer(nn.Linear(2, 2), config.training)
+    with pytest.raises(UserError, match=r"training.gradient_clipping is 1, and must be 0"):
+        build_optimizer(nn.Linear(2, 2), load_config(None, ["training.optimizer=muon"]).training)

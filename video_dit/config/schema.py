@@ -95,7 +95,8 @@ class TrainingConfig(Table):
         None, description="samples per rank and forward pass; none: batch_size / ranks; smaller saves memory"
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: orthogonalized momentum for the blocks' matrices, AdamW for the rest; ZeRO 0 to 2"
+        "adamw",
+        description="muon: orthogonalized momentum for the blocks' matrices, AdamW elsewhere; ZeRO 0 to 2, no clipping",
     )
     learning_rate: Positive = Field(1e-3, description="peak learning rate of AdamW")
     muon_learning_rate: Positive = Field(0.03, description="peak learning rate of Muon's matrices")

@@ -104,10 +104,16 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
 
     Raises:
-        UserError: DeepSpeed's Muon does not run under ZeRO-3.
+        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
     """
     if training.optimizer == "muon" and training.zero_stage == 3:
         raise UserError("training.optimizer is 'muon', which needs training.zero_stage 0, 1 or 2, not 3")
+    if training.optimizer == "muon" and training.gradient_clipping > 0:
+        # Under ZeRO 1 and 2 DeepSpeed clips Muon's updates, whose norm is large by design, and not the gradients.
+        raise UserError(
+            f"training.gradient_clipping is {training.gradient_clipping:g}, "
+            "and must be 0 where training.optimizer is 'muon'"
+        )
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), **settings, fused=True)
