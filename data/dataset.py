@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.shards import DatasetInfo, Sample, ShardReader
-from video_dit.contracts import Batch, TextCondition
+from video_dit.contracts import Batch, ClipInfo, TextCondition
 from video_dit.errors import UserError
 from video_dit.seeds import derive_seed
 
@@ -99,4 +99,5 @@ class _Endless:
 def collate(samples: list[tuple[Sample, int]]) -> Batch:
     latents = torch.stack([sample.latents for sample, _ in samples]).float()
     text = TextCondition(*(torch.stack(column) for column in zip(*(sample.text for sample, _ in samples), strict=True)))
-    return Batch(latents, text, torch.tensor([seed for _, seed in samples], dtype=torch.int64))
+    clip = ClipInfo(*(torch.stack(column) for column in zip(*(sample.clip for sample, _ in samples), strict=True)))
+    return Batch(latents, text, clip, torch.tensor([seed for _, seed in samples], dtype=torch.int64))

@@ -12,12 +12,12 @@ from einops import rearrange
 
 from data.manifest import Dropped, Video, discover
 from data.shards import DatasetInfo, Sample, write_shard
-from data.video import Frames, VideoError, probe, read_windows
+from data.video import VideoError, Window, probe, read_windows
 from video_dit.config import Config
-from video_dit.contracts import Autoencoder, TextCondition, TextEncoder
+from video_dit.contracts import Autoencoder, ClipInfo, TextCondition, TextEncoder
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
-from video_dit.shapes import Grid, latent_grid
+from video_dit.shapes import latent_grid
 
 NUM_EXAMPLE_PROMPTS = 8
 
@@ -75,7 +75,7 @@ def preprocess(
         UserError: the source cannot be used, clips of this size do not fit the autoencoder, `out` holds other shards,
             or nothing came out.
     """
-    latent_grid(Grid(config.data.num_frames, config.data.height, config.data.width), autoencoder.stride)
+    latent_grid(config.data.grid, autoencoder.stride)
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
     inputs = _fingerprint(videos)
@@ -117,7 +117,8 @@ def preprocess(
         flush()
     if not shards:
         raise UserError(f"no clip came out of {source}\n{report.summary()}")
-    write_shard(out / "empty_prompt.arrow", [Sample("", "", torch.zeros(0), _row(text_encoder.encode([""])))])
+    no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
+    write_shard(out / "empty_prompt.arrow", [Sample("", "", torch.zeros(0), _row(text_encoder.encode([""])), no_clip)])
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
     DatasetInfo(tables, inputs, shards).write(out)
@@ -131,7 +132,7 @@ def encode_video(
     if video.caption is None and config.data.missing_caption == "drop":
         return [], "no caption"
     clip_seconds = config.data.num_frames / config.data.fps
-    windows: list[Frames] = []
+    windows: list[Window] = []
     problem = None
     try:
         info = probe(video.path)
@@ -146,9 +147,10 @@ def encode_video(
     caption = video.caption or ""
     text = _row(text_encoder.encode([caption]))
     samples = []
-    for index, frames in enumerate(windows):
+    for index, (frames, source_size, crop) in enumerate(windows):
         pixels = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w") / 127.5 - 1
-        samples.append(Sample(f"{video.id}#{index}", caption, autoencoder.encode(pixels)[0], text))
+        clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (config.data.fps, source_size, crop)))
+        samples.append(Sample(f"{video.id}#{index}", caption, autoencoder.encode(pixels)[0], text, clip))
     return samples, problem
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from video_dit.contracts import TextCondition
+from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 
@@ -28,17 +28,19 @@ _SCHEMA = pa.schema(
     [("id", pa.string()), ("caption", pa.string())]
     + [(name, pa.binary()) for name in ("latents", "embeds", "mask", "pooled")]
     + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
+    + [("fps", pa.float32()), ("size", pa.list_(pa.float32(), 2)), ("crop", pa.list_(pa.float32(), 2))]
 )
 _STORED = {"latents": np.float16, "embeds": np.float32, "mask": np.bool_, "pooled": np.float32}
 
 
 class Sample(NamedTuple):
-    """One clip, encoded. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]."""
+    """One clip, encoded. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]; clip: of one."""
 
     id: str
     caption: str
     latents: Tensor
     text: TextCondition
+    clip: ClipInfo
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class ShardReader:
         embeds = _tensor(columns, "embeds").reshape(columns["embeds_shape"].as_py())
         text = TextCondition(embeds, _tensor(columns, "mask"), _tensor(columns, "pooled"))
         latents = _tensor(columns, "latents").reshape(columns["latents_shape"].as_py())
-        return Sample(columns["id"].as_py(), columns["caption"].as_py(), latents, text)
+        clip = ClipInfo(*(torch.tensor(columns[name].as_py()) for name in ClipInfo._fields))
+        return Sample(columns["id"].as_py(), columns["caption"].as_py(), latents, text, clip)
 
 
 def _row(sample: Sample) -> dict[str, Any]:
@@ -111,6 +114,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "caption": sample.caption,
         "latents_shape": list(sample.latents.shape),
         "embeds_shape": list(sample.text.embeds.shape),
+        **{name: value.tolist() for name, value in sample.clip._asdict().items()},
         **{name: tensor.numpy().astype(_STORED[name]).tobytes() for name, tensor in tensors.items()},
     }
 

@@ -20,8 +20,21 @@ from video_dit.errors import UserError
 Frames = NDArray[np.uint8]
 """[F, H, W, 3] RGB."""
 
-TimedFrame = tuple[float, NDArray[np.uint8]]
-"""Seconds since the first frame, and [H, W, 3] RGB."""
+
+class Picture(NamedTuple):
+    """A decoded frame, scaled: seconds since the first one, [H, W, 3] RGB, and (height, width) before the scaling."""
+
+    seconds: float
+    pixels: NDArray[np.uint8]
+    source_size: tuple[int, int]
+
+
+class Window(NamedTuple):
+    """Frames [F, H, W, 3], (height, width) of the source, and the rows and columns cut off at its top and left."""
+
+    frames: Frames
+    source_size: tuple[int, int]
+    crop: tuple[int, int]
 
 
 class VideoError(UserError):
@@ -58,24 +71,23 @@ def probe(path: Path) -> VideoInfo:
         raise VideoError(f"cannot be opened: {_reason(error)}") from error
 
 
-def read_windows(path: Path, config: DataConfig) -> Iterator[Frames]:
+def read_windows(path: Path, config: DataConfig) -> Iterator[Window]:
     """The video at the config's rate and size, cut into windows of `num_frames`, end to end; a rest is left out.
 
     The frame at time k / fps is the one that a player would show then.
-
-    Yields:
-        uint8 [num_frames, height, width, 3].
 
     Raises:
         VideoError: decoding fails; the windows before it have been yielded.
     """
     decode = {"pyav": _decode_pyav, "decord": _decode_decord}[config.decoder]
-    window: list[NDArray[np.uint8]] = []
-    for frame in _resample(decode(path, config.height, config.width), config.fps):
-        window.append(_centre_crop(frame, config.height, config.width))
-        if len(window) == config.num_frames:
-            yield np.stack(window)
-            window = []
+    frames: list[NDArray[np.uint8]] = []
+    for picture in _resample(decode(path, config.height, config.width), config.fps):
+        rows, columns, _ = picture.pixels.shape
+        top, left = (rows - config.height) // 2, (columns - config.width) // 2
+        frames.append(picture.pixels[top : top + config.height, left : left + config.width])
+        if len(frames) == config.num_frames:
+            yield Window(np.stack(frames), picture.source_size, (top, left))
+            frames = []
 
 
 def write_mp4(path: Path, frames: Frames, fps: float) -> None:
@@ -96,7 +108,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
     return container.streams.video[0]
 
 
-def _decode_pyav(path: Path, height: int, width: int) -> Iterator[TimedFrame]:
+def _decode_pyav(path: Path, height: int, width: int) -> Iterator[Picture]:
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             stream = _video_stream(container)
@@ -107,26 +119,30 @@ def _decode_pyav(path: Path, height: int, width: int) -> Iterator[TimedFrame]:
                     continue
                 first_time = frame.time if first_time is None else first_time
                 quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise
-                target = (width, height) if quarter_turns % 2 else (height, width)
-                rows, columns = _cover((frame.height, frame.width), target)
+                coded_size = (frame.height, frame.width)
+                turned = quarter_turns % 2 == 1
+                rows, columns = _cover(coded_size, (width, height) if turned else (height, width))
                 scaled = frame.reformat(columns, rows, format="rgb24", interpolation="AREA").to_ndarray()
-                yield frame.time - first_time, np.rot90(scaled, quarter_turns)
+                shown_size = coded_size[::-1] if turned else coded_size
+                yield Picture(frame.time - first_time, np.rot90(scaled, quarter_turns), shown_size)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be decoded: {_reason(error)}") from error
 
 
-def _decode_decord(path: Path, height: int, width: int) -> Iterator[TimedFrame]:
+def _decode_decord(path: Path, height: int, width: int) -> Iterator[Picture]:
     try:
         import decord
     except ImportError as error:
         raise ConfigError("data.decoder is 'decord', which is not installed here: use data.decoder=pyav") from error
     try:
         probed = decord.VideoReader(str(path))
-        rows, columns = _cover(probed[0].shape[:2], (height, width))
+        source_size = probed[0].shape[:2]
+        rows, columns = _cover(source_size, (height, width))
         reader = decord.VideoReader(str(path), width=columns, height=rows)
         first_time = reader.get_frame_timestamp(0)[0]
         for index in range(len(reader)):
-            yield float(reader.get_frame_timestamp(index)[0] - first_time), reader[index].asnumpy()
+            seconds = float(reader.get_frame_timestamp(index)[0] - first_time)
+            yield Picture(seconds, reader[index].asnumpy(), source_size)
     except (decord.DECORDError, decord.DECORDLimitReachedError, IndexError) as error:
         raise VideoError(f"cannot be decoded by decord: {str(error).splitlines()[0]}") from error
 
@@ -141,22 +157,17 @@ def _cover(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
     return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))
 
 
-def _centre_crop(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
-    return frame[top : top + height, left : left + width]
-
-
-def _resample(frames: Iterator[TimedFrame], fps: float) -> Iterator[NDArray[np.uint8]]:
-    """From (seconds since the first frame, frame) to the frame that shows at each k / fps."""
+def _resample(pictures: Iterator[Picture], fps: float) -> Iterator[Picture]:
+    """The picture that shows at each k / fps."""
     rounding = 1e-6
-    shown, shown_at, gap, index = None, 0.0, 1 / fps, 0
-    for seconds, frame in frames:
+    shown, gap, index = None, 1 / fps, 0
+    for picture in pictures:
         if shown is not None:
-            gap = seconds - shown_at
-            while index / fps < seconds - rounding:
+            gap = picture.seconds - shown.seconds
+            while index / fps < picture.seconds - rounding:
                 yield shown
                 index += 1
-        shown, shown_at = frame, seconds
-    while shown is not None and index / fps < shown_at + gap - rounding:  # the last shows as long as the one before it
+        shown = picture
+    while shown is not None and index / fps < shown.seconds + gap - rounding:  # the last as long as the one before
         yield shown
         index += 1

@@ -34,10 +34,9 @@ def main() -> None:
     if not known & set(run.example_prompts.read_text(encoding="utf-8").splitlines()):
         raise UserError(f"{args.run} was not trained on moving shapes, and the oracle reads nothing else")
 
-    if pipeline.grid.height != pipeline.grid.width:
-        raise UserError(
-            f"{args.run} makes clips of {pipeline.grid.height} x {pipeline.grid.width}: the oracle reads squares"
-        )
+    data = pipeline.config.data
+    if data.height != data.width:
+        raise UserError(f"{args.run} makes clips of {data.height} x {data.width}: the oracle reads squares")
     results = {}
     kinds = {"seen": seen_attributes(), "held_out": held_out_attributes()}
     total = len(kinds) * args.clips * pipeline.config.sampling.num_steps

@@ -14,7 +14,7 @@ from video_dit.contracts import Batch
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder
-from video_dit.shapes import Grid, latent_grid, token_grid
+from video_dit.training.checkpoint import load_initial_weights
 from video_dit.training.engine import ranks
 from video_dit.training.loop import train
 
@@ -33,8 +33,7 @@ def main() -> None:
     config = load_config(args.config, args.overrides, fixed=DatasetInfo.read(args.data).tables)
     dataset = ClipDataset(args.data, config.seed)
     autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    latents = latent_grid(Grid(config.data.num_frames, config.data.height, config.data.width), autoencoder.stride)
-    tokens_per_sample = token_grid(latents, config.model.patch_size).size + text_encoder.max_length
+    tokens_per_sample = config.token_grid.size + text_encoder.max_length
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
         positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
@@ -43,7 +42,9 @@ def main() -> None:
     with ranks() as rank:
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
-        model = build_model(config.model, autoencoder, text_encoder)
+        model = build_model(config, autoencoder, text_encoder)
+        if config.training.initial_weights is not None and run.latest_checkpoint() is None:
+            load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
             changes = run.open(config, dataset.info.inputs, dataset.example_prompts())
             print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")

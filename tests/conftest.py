@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.preprocess import preprocess
 from data.shapes_dataset.make import make_clips
@@ -19,6 +20,13 @@ TINY = (
     "training.batch_size=8", "training.warmup_steps=2",
 )  # fmt: skip
 """Overrides for a run that takes seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session")

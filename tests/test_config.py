@@ -28,7 +28,7 @@ def test_overrides_win_over_the_file_and_words_need_no_quotes(tmp_path: Path) ->
         ("model.deph=3", r"model.deph: unknown key; did you mean model.depth\?"),
         ("depth=3", r"depth: unknown key; did you mean model.depth\?"),
         ("modle.depth=3", r"modle: unknown key; did you mean model"),
-        ("model.xyz=3", r"model.xyz: unknown key; known here: model.name, model.patch_size"),
+        ("model.xyz=3", r"model.xyz: unknown key; known here: model.name, model.preset, model.patch_size"),
         ("model.depth=x", r"model.depth = 'x': input should be a valid integer"),
         ("model.depth=0", r"model.depth = 0: input should be greater than or equal to 1"),
         ("training.zero_stage=7", r"training.zero_stage = 7: input should be 0, 1, 2 or 3"),
@@ -41,6 +41,51 @@ def test_mistakes_are_named_with_what_was_meant(override: str, message: str, tmp
     (tmp_path / "run.toml").write_text("seed = 1\n")
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "run.toml", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.num_heads=5"], r"model.hidden_size is 256, which model.num_heads = 5 does not divide: use 255 or 260"),
+        (["model.hidden_size=21", "model.num_heads=3"], r"num_heads is 7, and must be even and at least 6"),
+        (["model.rotary_split=[16, 24, 26]"], r"rotary_split is \[16, 24, 26\].* = 64, such as \[16, 24, 24\]"),
+        (["model.rotary_split=[15, 25, 24]"], r"rotary_split is \[15, 25, 24\], and must be even numbers"),
+        (["model.hidden_size=18", "model.num_heads=3"], r"hidden_size is 18, and must be a multiple of 4 for sincos"),
+        (["model.patch_size=[3, 4, 4]"], r"frames is 8, .* multiple of 3, .*model.patch_size.*use 6 or 9"),
+        (["model.depth=4", "autoencoder.name=haar", "data.height=20"], r"height is 10, which is not a multiple of 4"),
+        (["model.name=u_vit", "model.attention_pattern=window"], r"attention_pattern is for model.name = mmdit or dit"),
+        (["model.name=dit", "model.dual_attention_blocks=[0]"], r"is for model.name = mmdit, not dit: leave it out"),
+        (["model.dit_conditioning=adaln"], r"model.dit_conditioning is for model.name = dit, not mmdit: leave it out"),
+        (["model.dual_attention_blocks=[6]"], r"dual_attention_blocks names block 6, and .* are 0 to 5"),
+        (["model.single_stream_blocks=6"], r"single_stream_blocks is 6, and must leave one of model.depth = 6"),
+        (["model.window_size=[2, 3, 3]"], r"model.window_size is \[2, 3, 3\], and must be odd"),
+        (["model.text_split=4", "model.attention_pattern=factorised"], r"text_split does not go with .* factorised"),
+        (["model.name=u_vit", "model.given_frames=true"], r"given_frames needs a timestep.*use model.name = mmdit"),
+        (["model.attention_backend=flash"], r"model.attention_backend = 'flash': input should be 'auto', 'sdpa'"),
+    ],
+)  # fmt: skip
+def test_models_that_cannot_be_built_are_refused_when_the_config_is_read(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
+def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("video_dit.config.schema.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"model.attention_backend is xformers, which is not installed.*use auto"):
+        load_config(None, ["model.attention_backend=xformers"])
+
+
+def test_presets_fill_in_the_sizes_that_are_not_given(tmp_path: Path) -> None:
+    model = load_config(None, ["model.preset=B", "model.depth=3"]).model
+    assert (model.hidden_size, model.depth, model.num_heads) == (768, 3, 12)
+    config = load_config(None, ["model.preset=sd3", "model.depth=18"])
+    assert (config.model.hidden_size, config.model.depth, config.model.num_heads) == (64 * 18, 18, 18)
+    (tmp_path / "config.toml").write_text(dump(config))
+    assert load_config(tmp_path / "config.toml") == config
+
+
+def test_a_config_for_preprocessing_needs_no_model_that_fits() -> None:
+    assert load_config(None, ["data.num_frames=5"]).data.num_frames == 5
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -72,7 +117,8 @@ def test_the_description_names_every_key_with_type_default_and_meaning() -> None
         for key in values if isinstance(values, dict) and values else [""]:
             name = f"{table}.{key}" if key else table
             assert sum(line.startswith(f"  {name}  (") for line in lines) == 1, name
-    assert '  model.qk_norm  (none | rms; default "rms")' in lines
+    assert '  model.qk_norm  (none | rms | layer; default "rms")' in lines
+    assert "  model.dual_attention_blocks  (list of any number of int; default [])" in lines
     assert "  model.patch_size  (list of 3 int; default " in describe()
     assert "  model.feed_forward_chunk_size  (int or none; default none)" in lines
 

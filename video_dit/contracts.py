@@ -25,16 +25,34 @@ class TextCondition(NamedTuple):
         return TextCondition(*(tensor.to(device) for tensor in self))  # type: ignore[call-overload]
 
 
+class ClipInfo(NamedTuple):
+    """Where clips come from, for models that are conditioned on it (as SDXL is: Podell et al. 2023, section 2.2).
+
+    fps: [B] float, frames per second.
+    size: [B, 2] float, height and width of the source in pixels.
+    crop: [B, 2] float, rows and columns that were cut off at the top and at the left of the scaled source.
+    """
+
+    fps: Tensor
+    size: Tensor
+    crop: Tensor
+
+    def to(self, device: object) -> "ClipInfo":
+        return ClipInfo(*(tensor.to(device) for tensor in self))  # type: ignore[call-overload]
+
+
 class Batch(NamedTuple):
     """What training reads: samples that are ready for the model, and where their draws come from.
 
     latents: [B, C, F, H, W] float.
     text: the captions' embeddings.
+    clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
     """
 
     latents: Tensor
     text: TextCondition
+    clip: ClipInfo
     seeds: Tensor
 
 

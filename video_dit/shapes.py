@@ -40,6 +40,24 @@ class Grid(NamedTuple):
         return Grid(*(length // step for length, step in zip(self, stride, strict=True)))
 
 
+def split_head(head_size: int) -> tuple[int, int, int]:
+    """How many channels of a head turn with time, height and width: even counts, about 1 : 1.5 : 1.5.
+
+    Raises:
+        UserError: the head is too small to give each axis a pair of channels.
+    """
+    if head_size % 2 or head_size < 6:
+        raise UserError(
+            f"model.hidden_size / model.num_heads is {head_size}, and must be even and at least 6 for rotary "
+            "embeddings: change model.num_heads, or set model.rotary=false"
+        )
+    pairs = head_size // 2
+    spatial = (pairs * 3 + 7) // 8
+    if pairs - 2 * spatial < 1:
+        spatial = (pairs - 1) // 2
+    return 2 * (pairs - 2 * spatial), 2 * spatial, 2 * spatial
+
+
 def latent_grid(pixels: Grid, stride: tuple[int, int, int]) -> Grid:
     """The latent grid of an autoencoder with this stride.
 

@@ -72,8 +72,9 @@ def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp
     run(messy, tmp_path / "out", config)
     first, second = ShardReader(tmp_path / "out/shard-00000.arrow")
     assert (first.id, second.id) == ("good.mp4#0", "good.mp4#1")
-    for sample, frames in zip((first, second), read_windows(messy / "good.mp4", config.data), strict=True):
-        assert np.array_equal(to_uint8(sample.latents[None])[0].numpy(), frames)
+    for sample, window in zip((first, second), read_windows(messy / "good.mp4", config.data), strict=True):
+        assert np.array_equal(to_uint8(sample.latents[None])[0].numpy(), window.frames)
+        assert [value.tolist() for value in sample.clip] == [config.data.fps, [*window.source_size], [*window.crop]]
     text = build_text_encoder(config.text_encoder).encode(["a caption of more than four words"])
     assert all(torch.equal(ours, theirs[0]) for ours, theirs in zip(first.text, text, strict=True))
 

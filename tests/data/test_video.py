@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from data.video import VideoError, _resample, probe, read_windows, write_mp4
+from data.video import Picture, VideoError, _resample, probe, read_windows, write_mp4
 from video_dit.config import DataConfig
 
 FPS = 8
@@ -46,20 +46,20 @@ def test_odd_sizes_lose_a_row_or_a_column(tmp_path: Path) -> None:
 def test_windows_lie_end_to_end_and_a_rest_is_left_out(numbered: Path, decoder: str) -> None:
     if decoder == "decord":
         pytest.importorskip("decord")
-    windows = list(read_windows(numbered, config(decoder=decoder)))
+    windows = [window.frames for window in read_windows(numbered, config(decoder=decoder))]
     assert frame_numbers(windows) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert windows[0].shape == (4, 32, 64, 3)
 
 
 def test_half_the_rate_takes_every_other_frame_and_twice_repeats_each(numbered: Path) -> None:
-    assert frame_numbers(list(read_windows(numbered, config(fps=4)))) == [[0, 2, 4, 6]]
-    assert frame_numbers(list(read_windows(numbered, config(fps=16))))[0] == [0, 0, 1, 1]
+    assert frame_numbers([window.frames for window in read_windows(numbered, config(fps=4))]) == [[0, 2, 4, 6]]
+    assert frame_numbers([window.frames for window in read_windows(numbered, config(fps=16))])[0] == [0, 0, 1, 1]
 
 
 def test_resampling_shows_what_a_player_shows_at_variable_rates() -> None:
     times = [0.0, 0.1, 0.5, 0.6, 1.0]
-    frames = [np.full((1, 1, 3), index, dtype=np.uint8) for index in range(5)]
-    shown = [int(frame[0, 0, 0]) for frame in _resample(iter(zip(times, frames, strict=True)), fps=5)]
+    pictures = [Picture(time, np.full((1, 1, 3), i, dtype=np.uint8), (1, 1)) for i, time in enumerate(times)]
+    shown = [int(picture.pixels[0, 0, 0]) for picture in _resample(iter(pictures), fps=5)]
     # at 0, 0.2, ... 1.2 seconds; the last frame shows as long as the one before it, 0.4 s
     assert shown == [0, 1, 1, 3, 3, 4, 4]
 
@@ -71,7 +71,8 @@ def test_scaling_covers_and_crops_the_centre(tmp_path: Path) -> None:
         frames[:, :, 32 * third : 32 * (third + 1), third] = 200
     write_mp4(tmp_path / "thirds.mp4", frames, FPS)
     (window,) = read_windows(tmp_path / "thirds.mp4", config(height=16, width=16))
-    red, green, blue = window[:, 2:-2, 2:-2].reshape(-1, 3).mean(0)
+    assert (window.source_size, window.crop) == ((32, 96), (0, 16))
+    red, green, blue = window.frames[:, 2:-2, 2:-2].reshape(-1, 3).mean(0)
     assert green > 180
     assert max(red, blue) < 20
 
@@ -89,7 +90,7 @@ def test_a_rotation_in_the_header_is_applied(tmp_path: Path, angle: int) -> None
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     (window,) = read_windows(tmp_path / "turned.mp4", config(height=64, width=64))
-    assert np.abs(window[0].astype(int) - np.rot90(picture, angle // 90)).mean() < 8
+    assert np.abs(window.frames[0].astype(int) - np.rot90(picture, angle // 90)).mean() < 8
 
 
 def test_files_that_are_no_video_say_why(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_rotation_is_applied_as_decord_applies_it(assets: Path, angle: int) -> N
     pytest.importorskip("decord")
     path = assets / f"clips/rotated/video_{angle}.mov"
     ours, theirs = (
-        next(read_windows(path, config(fps=30, num_frames=2, decoder=decoder))).astype(float)
+        next(read_windows(path, config(fps=30, num_frames=2, decoder=decoder))).frames.astype(float)
         for decoder in ("pyav", "decord")
     )
     assert np.abs(ours - theirs).mean() < 6

@@ -1,29 +1,73 @@
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from video_dit.ops.normalization import AdaLayerNormContinuous, AdaLayerNormZero
+from video_dit.ops.normalization import (
+    AdaLayerNorm,
+    AdaLayerNormContinuous,
+    AdaLayerNormZero,
+    Conditioning,
+    LayerNorms,
+)
 
 
-def test_ada_layer_norm_zero_starts_as_a_plain_norm_with_closed_gates() -> None:
+def plain_norm(x: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+
+
+def test_every_norm_starts_as_a_plain_one_and_adaln_zero_with_closed_gates() -> None:
     torch.manual_seed(0)
-    x, conditioning = torch.randn(2, 5, 8), torch.randn(2, 8)
-    y, gate, feed_forward = AdaLayerNormZero(8)(x, conditioning)
-    torch.testing.assert_close(y, nn.functional.layer_norm(x, (8,), eps=1e-6))
-    assert not gate.any()
-    assert not any(part.any() for part in feed_forward)
+    x, y, conditioning = torch.randn(2, 5, 8), torch.randn(2, 5, 8), Conditioning(torch.randn(2, 1, 8))
+    for layer in (AdaLayerNormZero(8), AdaLayerNorm(8), AdaLayerNormContinuous(8), LayerNorms(8)):
+        for branch in layer(conditioning):
+            torch.testing.assert_close(branch.norm(x), plain_norm(x))
+            starts_closed = isinstance(layer, AdaLayerNormZero)
+            torch.testing.assert_close(branch.add(x, y), x if starts_closed else x + y)
 
 
-def test_ada_layer_norms_read_their_parts_in_order() -> None:
-    """The six parts of adaLN-Zero are shift, scale, gate, twice; the two of the continuous one are scale, shift."""
-    x, conditioning = torch.randn(1, 3, 2), torch.zeros(1, 2)
-    plain = nn.functional.layer_norm(x, (2,), eps=1e-6)
+def test_parts_are_read_in_order() -> None:
+    """adaLN-Zero: shift, scale, gate of each branch; adaLN: shift, scale; the continuous one: scale, shift."""
+    x, y, conditioning = torch.randn(1, 3, 2), torch.randn(1, 3, 2), Conditioning(torch.zeros(1, 1, 2))
 
-    norm = AdaLayerNormZero(2)
-    norm.linear.bias.data = torch.arange(12.0)
-    y, gate, feed_forward = norm(x, conditioning)
-    torch.testing.assert_close(y, plain * torch.tensor([3.0, 4.0]) + torch.tensor([0.0, 1.0]))
-    assert [part.flatten().tolist() for part in (gate, *feed_forward)] == [[4, 5], [6, 7], [8, 9], [10, 11]]
+    def with_counted_bias(layer: nn.Module) -> nn.Module:
+        layer.linear.bias.data = torch.arange(float(len(layer.linear.bias)))
+        return layer
 
-    continuous = AdaLayerNormContinuous(2)
-    continuous.linear.bias.data = torch.arange(4.0)
-    torch.testing.assert_close(continuous(x, conditioning), plain * torch.tensor([1.0, 2.0]) + torch.tensor([2.0, 3.0]))
+    def pair(first: float) -> Tensor:
+        return torch.tensor([first, first + 1])
+
+    first, second, third = with_counted_bias(AdaLayerNormZero(2, num_branches=3))(conditioning)
+    torch.testing.assert_close(first.norm(x), plain_norm(x) * (1 + pair(2)) + pair(0))
+    torch.testing.assert_close(first.add(x, y), x + pair(4) * y)
+    torch.testing.assert_close(second.norm(x), plain_norm(x) * (1 + pair(8)) + pair(6))
+    torch.testing.assert_close(third.add(x, y), x + pair(16) * y)
+
+    first, second = with_counted_bias(AdaLayerNorm(2))(conditioning)
+    torch.testing.assert_close(second.norm(x), plain_norm(x) * (1 + pair(6)) + pair(4))
+    (only,) = with_counted_bias(AdaLayerNormContinuous(2))(conditioning)
+    torch.testing.assert_close(only.norm(x), plain_norm(x) * (1 + pair(0)) + pair(2))
+
+
+def test_each_token_obeys_its_own_vector() -> None:
+    torch.manual_seed(0)
+    layer = AdaLayerNormZero(4)
+    nn.init.normal_(layer.linear.weight)
+    x, vectors = torch.randn(2, 5, 4), torch.randn(2, 3, 4)
+    vector_of_token = torch.tensor([0, 2, 2, 1, 0])
+    together = layer(Conditioning(vectors, vector_of_token))[1]
+    for token, index in enumerate(vector_of_token.tolist()):
+        alone = layer(Conditioning(vectors[:, index : index + 1]))[1]
+        one = slice(token, token + 1)
+        torch.testing.assert_close(together.norm(x)[:, one], alone.norm(x[:, one]))
+        torch.testing.assert_close(together.add(x, x)[:, one], alone.add(x[:, one], x[:, one]))
+
+
+def test_gradcheck_in_float64() -> None:
+    layer = AdaLayerNormZero(3).double()
+    nn.init.normal_(layer.linear.weight)
+
+    def add_norm(x: Tensor, vectors: Tensor) -> Tensor:
+        first, second = layer(Conditioning(vectors))
+        return second.add(x, first.norm(x))
+
+    x, vectors = (torch.randn(1, n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 1))
+    assert torch.autograd.gradcheck(add_norm, (x, vectors))

@@ -21,7 +21,7 @@ def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.open(tiny_config, "videos", ["a prompt"])
     torch.manual_seed(0)
     model = build_model(
-        tiny_config.model, build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)
+        tiny_config, build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)
     )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -14,7 +14,7 @@ from video_dit.config import load_config
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = ("make_shapes.py", "preprocess.py", "train.py", "generate.py", "evaluate.py")
+PROGRAMS = ("make_shapes.py", "preprocess.py", "from_sd3.py", "train.py", "generate.py", "evaluate.py")
 DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
 TRAINING_KEYS = [key for key in TINY if key not in DATA_KEYS]
 
@@ -46,7 +46,7 @@ def test_generate_writes_clips_and_a_contact_sheet_and_overwrites_nothing(road: 
         assert len(list((road / "clips").glob("a-blue-square-moves-up-seed5*.mp4"))) == expected
         assert len(list((road / "clips").glob("contact-sheet*.png"))) == expected
     first, second = (
-        next(read_windows(path, load_config(None, DATA_KEYS).data)).astype(int)
+        next(read_windows(path, load_config(None, DATA_KEYS).data)).frames.astype(int)
         for path in (road / "clips").glob("a-red-circle-seed5*.mp4")
     )
     assert np.abs(first - second).max() <= 2
@@ -81,7 +81,7 @@ def test_help_says_what_the_program_is_for(program: str) -> None:
     assert result.returncode == 0, result.stderr
     first_line = (REPOSITORY / "scripts" / program).read_text().splitlines()[0].strip('"')
     assert first_line[:40] in result.stdout
-    assert ("model.depth  (int; default " in result.stdout) == (program in ("preprocess.py", "train.py"))
+    assert ("model.depth  (int; default " in result.stdout) == (program in ("preprocess.py", "from_sd3.py", "train.py"))
 
 
 @pytest.mark.parametrize(

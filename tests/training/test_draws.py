@@ -1,5 +1,5 @@
 import torch
-from random_inputs import random_text
+from random_inputs import random_clip_info, random_text
 
 from video_dit.config import DiffusionConfig
 from video_dit.contracts import Batch
@@ -9,7 +9,9 @@ SEEDS = torch.tensor([11, 22, 33, 44])
 
 
 def batch_of(seeds: torch.Tensor) -> Batch:
-    return Batch(torch.zeros(len(seeds), 3, 2, 4, 4), random_text(len(seeds), 3, 4), seeds)
+    return Batch(
+        torch.zeros(len(seeds), 3, 2, 4, 4), random_text(len(seeds), 3, 4), random_clip_info(len(seeds)), seeds
+    )
 
 
 def test_draws_depend_on_the_seed_alone() -> None:
@@ -29,7 +31,7 @@ def test_another_model_sees_the_same_noise_at_the_same_time() -> None:
 
 
 def test_the_share_of_dropped_conditions_is_as_configured() -> None:
-    batch = Batch(torch.zeros(4000, 1, 1, 1, 1), random_text(1, 1, 1), torch.arange(4000))
+    batch = Batch(torch.zeros(4000, 1, 1, 1, 1), random_text(1, 1, 1), random_clip_info(1), torch.arange(4000))
     share = draw(batch, DiffusionConfig(condition_dropout=0.3)).drop_condition.float().mean()
     assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
 

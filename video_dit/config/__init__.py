@@ -2,6 +2,7 @@
 
 from video_dit.config.load import ConfigError, describe, dump, load_config
 from video_dit.config.schema import (
+    AUTOENCODER_STRIDES,
     AutoencoderConfig,
     Config,
     DataConfig,
@@ -13,6 +14,7 @@ from video_dit.config.schema import (
 )
 
 __all__ = [
+    "AUTOENCODER_STRIDES",
     "AutoencoderConfig",
     "Config",
     "ConfigError",

@@ -58,9 +58,9 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
         raise ConfigError("\n".join(_explain(problem) + where for problem in error.errors())) from error
 
 
-def dump(config: Config) -> str:
-    """The whole config as TOML that `load_config` reads back to an equal one. Keys without a value are left out."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+def dump(config: Config, whole: bool = True) -> str:
+    """A config as TOML that `load_config` reads back to an equal one; unless `whole`, only the keys that were set."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude_unset=not whole))
 
 
 def describe() -> str:
@@ -98,6 +98,8 @@ def _apply_override(values: Values, override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])  # a check of the schema, which names its keys
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{name}: unknown key; {_nearest_keys(name)}"
@@ -132,7 +134,8 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(argument) for argument in arguments)
     if get_origin(annotation) is tuple:
-        return f"list of {len(arguments)} {_type_name(arguments[0])}"
+        items = [argument for argument in arguments if argument is not Ellipsis]
+        return f"list of {len(items) if items == arguments else 'any number of'} {_type_name(items[0])}"
     if get_origin(annotation) is dict:
         return "table"
     if arguments:

@@ -4,11 +4,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from video_dit.config import AUTOENCODER_STRIDES
+
 
 class PixelAutoencoder:
     """The pixels are the latents."""
 
-    stride = (1, 1, 1)
+    stride = AUTOENCODER_STRIDES["pixel"]
     channels = 3
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ class HaarAutoencoder:
     The transform is its own transpose and inverse (Haar 1910), so that white noise stays white and nothing is lost.
     """
 
-    stride = (2, 2, 2)
+    stride = AUTOENCODER_STRIDES["haar"]
     channels = 24
 
     def __init__(self) -> None:

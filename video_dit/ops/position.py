@@ -4,25 +4,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from video_dit.errors import UserError
 from video_dit.shapes import Grid
 
-
-def split_head(head_size: int) -> tuple[int, int, int]:
-    """How many channels of a head rotate with time, height and width: even counts, about 1 : 1.5 : 1.5.
-
-    Raises:
-        UserError: the head is too small to give each axis a pair of channels.
-    """
-    if head_size % 2 or head_size < 6:
-        raise UserError(
-            f"model.hidden_size / model.num_heads must be even and at least 6 for rotary embeddings, not {head_size}"
-        )
-    pairs = head_size // 2
-    spatial = (pairs * 3 + 7) // 8
-    if pairs - 2 * spatial < 1:
-        spatial = (pairs - 1) // 2
-    return 2 * (pairs - 2 * spatial), 2 * spatial, 2 * spatial
+Rotary = tuple[Tensor, Tensor]
+"""Cosine and sine, [V, K/2] or, where samples differ, [B, V, K/2]."""
 
 
 def grid_positions(grid: Grid, device: torch.device | None = None) -> Tensor:
@@ -31,29 +16,38 @@ def grid_positions(grid: Grid, device: torch.device | None = None) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
 
 
-def rotary_embedding(positions: Tensor, head_size: int, theta: float = 100.0) -> tuple[Tensor, Tensor]:
+def rotary_embedding(positions: Tensor, split: tuple[int, int, int], base: tuple[float, float, float]) -> Rotary:
     """Cosine and sine of 3-D rotary embeddings: each axis turns its own share of a head's channel pairs.
 
     RoFormer (Su et al. 2021, arXiv 2104.09864, equation 15), applied per axis.
 
     Args:
-        positions: [V, 3] float, (time, height, width) of each token; any real number.
-        head_size: K.
-        theta: base of the wavelengths; small, because a clip is tens of patches along an axis, not thousands.
+        positions: [..., V, 3] float, (time, height, width) of each token; any real number.
+        split: channels of a head that turn with time, height and width; even.
+        base: of the wavelengths, per axis.
 
     Returns:
-        cos and sin, [V, K/2] float32.
+        cos and sin, [..., V, K/2] float32.
     """
     angles = []
-    for axis, channels in enumerate(split_head(head_size)):
-        exponents = torch.arange(0, channels, 2, dtype=torch.float32, device=positions.device) / channels
-        angles.append(positions[:, axis, None] * theta**-exponents)
+    for axis, (channels, theta) in enumerate(zip(split, base, strict=True)):
+        exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
+        angles.append(positions[..., axis, None] * theta**-exponents)
     angle = torch.cat(angles, dim=-1)
-    return angle.cos(), angle.sin()
+    return angle.cos().float(), angle.sin().float()
+
+
+def ntk_base(base: float, channels: int, stretch: float) -> float:
+    """The base with which the slowest of the axis' wavelengths spans `stretch` times as far.
+
+    NTK-aware scaling: base * stretch^(d / (d - 2)) (Peng et al. 2023, YaRN, arXiv 2309.00071, section 3.1).
+    """
+    return float(base * stretch ** (channels / max(channels - 2, 1)))
 
 
 def apply_rotary(x_BNVK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns neighbouring channel pairs of [B, N, V, K] by the angles of `rotary_embedding`; the norm is kept."""
+    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
     even, odd = rearrange(x_BNVK.float(), "b n v (pair two) -> two b n v pair", two=2)
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rearrange(rotated, "b n v pair two -> b n v (pair two)").type_as(x_BNVK)
@@ -70,21 +64,25 @@ def sinusoidal_embedding(positions: Tensor, width: int, max_period: float = 10_0
     Returns:
         [..., width] float32: width/2 cosines, then width/2 sines.
     """
-    exponents = torch.arange(width // 2, dtype=torch.float32, device=positions.device) / (width // 2)
-    angle = positions.float()[..., None] * max_period**-exponents
-    return torch.cat((angle.cos(), angle.sin()), dim=-1)
+    exponents = torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width // 2)
+    angle = positions[..., None].double() * max_period**-exponents
+    return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
 
 
-def sincos_embedding(positions: Tensor, hidden_size: int) -> Tensor:
-    """Fixed absolute embeddings: one half of the channels for the height, the other for the width, and time over all.
+def spatial_sincos_embedding(positions: Tensor, hidden_size: int) -> Tensor:
+    """Fixed absolute embeddings in the layout of SD3: half the channels for the width, then half for the height.
 
     Args:
-        positions: [V, 3] float, (time, height, width) of each token.
+        positions: [..., V, 3] float, (time, height, width) of each token; time is not read.
         hidden_size: D, a multiple of 4.
 
     Returns:
-        [V, D] float32.
+        [..., V, D] float32; within each half, sines and then cosines.
     """
-    time, height, width = positions.unbind(-1)
-    spatial = [sinusoidal_embedding(axis, hidden_size // 2) for axis in (height, width)]
-    return torch.cat(spatial, dim=-1) + sinusoidal_embedding(time, hidden_size)
+    halves = [sinusoidal_embedding(positions[..., axis], hidden_size // 2) for axis in (2, 1)]
+    return torch.cat([half.roll(hidden_size // 4, dims=-1) for half in halves], dim=-1)
+
+
+def temporal_sincos_embedding(positions: Tensor, hidden_size: int) -> Tensor:
+    """The same for the time, over all channels; added to the spatial one, it makes a factorised embedding."""
+    return sinusoidal_embedding(positions[..., 0], hidden_size).roll(hidden_size // 2, dims=-1)

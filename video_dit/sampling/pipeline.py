@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from video_dit.config import Config
-from video_dit.contracts import TextCondition
+from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.diffusion.guidance import guided_velocity
 from video_dit.diffusion.solvers import Solver, solve
 from video_dit.encoders import build_autoencoder, build_text_encoder
@@ -26,7 +26,7 @@ class VideoPipeline:
         self.device = device
         self.autoencoder = build_autoencoder(config.autoencoder)
         self.text_encoder = build_text_encoder(config.text_encoder)
-        self.model: nn.Module = build_model(config.model, self.autoencoder, self.text_encoder)
+        self.model: nn.Module = build_model(config, self.autoencoder, self.text_encoder)
         self.model.load_state_dict(weights)
         self.model.to(device).eval().requires_grad_(False)
 
@@ -44,12 +44,6 @@ class VideoPipeline:
         folder = RunFolder(Path(run))
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(folder.load_config(), load_file(folder.averaged_weights()), torch.device(device))
-
-    @property
-    def grid(self) -> Grid:
-        """Frames, height and width of the clips that the model was trained on."""
-        data = self.config.data
-        return Grid(data.num_frames, data.height, data.width)
 
     @torch.inference_mode()
     def __call__(
@@ -117,7 +111,7 @@ class VideoPipeline:
         return torch.cat(clips)
 
     def _latent_grid(self, num_frames: int | None, height: int | None, width: int | None) -> Grid:
-        trained = self.grid
+        trained = self.config.data.grid
         pixels = Grid(num_frames or trained.frames, height or trained.height, width or trained.width)
         grid = latent_grid(pixels, self.autoencoder.stride)
         token_grid(grid, self.config.model.patch_size)
@@ -132,8 +126,18 @@ class VideoPipeline:
     def _denoise(self, x_t: Tensor, t: Tensor, text: TextCondition) -> Tensor:
         bf16 = self.config.training.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output: Tensor = self.model(x_t, t, text)
+            output: Tensor = self.model(x_t, t, text, self._clip_info(x_t))
         return output.float()
+
+    def _clip_info(self, x_t: Tensor) -> ClipInfo:
+        """What a model that is conditioned on it is asked for: a source of just this size, of which nothing is cut."""
+        num_clips, scale = len(x_t), self.autoencoder.stride[1:]
+        size = x_t.new_tensor([length * step for length, step in zip(x_t.shape[3:], scale, strict=True)])
+        return ClipInfo(
+            fps=x_t.new_full((num_clips,), self.config.data.fps),
+            size=size.repeat(num_clips, 1),
+            crop=x_t.new_zeros(num_clips, 2),
+        )
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

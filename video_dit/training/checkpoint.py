@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from video_dit.errors import UserError
 from video_dit.run_folder import RunFolder
@@ -25,6 +28,27 @@ def save_checkpoint(run: RunFolder, engine: Engine, averages: AveragedWeights, s
         unfinished.rename(final)
         run.publish_checkpoint(final, keep)
     engine.wait_for_ranks()
+
+
+def load_initial_weights(model: nn.Module, file: Path) -> None:
+    """Sets a fresh model's weights to those of a safetensors file.
+
+    Raises:
+        UserError: the file is no safetensors file, or holds the weights of another model.
+    """
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} (training.initial_weights) is not a safetensors file: {error}") from error
+    own = model.state_dict()
+    misfits = own.keys() ^ weights.keys()
+    misfits |= {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape}
+    if misfits:
+        raise UserError(
+            f"{file} (training.initial_weights) is of another model: {len(misfits)} weights differ in name or shape, "
+            f"such as {min(misfits)}: use the [model], [autoencoder] and [text_encoder] that it was made with"
+        )
+    model.load_state_dict(weights)
 
 
 def resume(run: RunFolder, engine: Engine, averages: AveragedWeights) -> int:

@@ -123,7 +123,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for name, parameter in model.named_parameters():
-        parameter.use_muon = parameter.ndim == 2 and name.startswith("blocks.") and ".norm1" not in name
+        parameter.use_muon = parameter.ndim == 2 and name.startswith("backbone.") and ".norm." not in name
     matrices = [parameter for parameter in model.parameters() if parameter.use_muon]
     others = [parameter for parameter in model.parameters() if not parameter.use_muon]
     muon = {"lr": training.muon_learning_rate, "momentum": 0.95, "weight_decay": training.weight_decay}

@@ -89,5 +89,5 @@ def training_loss(
     draws = draw(batch, config)
     latents, noise, t = (tensor.to(device) for tensor in (batch.latents, draws.noise, draws.t))
     text = trim_padding(drop_conditions(batch.text, empty_prompt, draws.drop_condition))
-    output = model(add_noise(latents, noise, t), t, text.to(device))
+    output = model(add_noise(latents, noise, t), t, text.to(device), batch.clip.to(device))
     return diffusion_loss(output, latents, noise, t, config.prediction, config.loss, config.min_t).mean()

@@ -1,0 +1,79 @@
+"""Queries, keys and values of one kind of token, and the attention layers that read one stream or two."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from video_dit.config import ModelConfig
+from video_dit.ops.attention import AttentionMask, attention
+from video_dit.ops.normalization import EPSILON
+from video_dit.ops.position import Rotary, apply_rotary
+
+
+def _head_norm(kind: str, head_size: int) -> nn.Module:
+    if kind == "rms":
+        return nn.RMSNorm(head_size, eps=EPSILON)
+    return nn.LayerNorm(head_size, eps=EPSILON) if kind == "layer" else nn.Identity()
+
+
+class Projection(nn.Module):
+    """Queries or keys, normalized per head when asked for, or values."""
+
+    def __init__(self, config: ModelConfig, norm: str = "none") -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = _head_norm(norm, config.head_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, D] to [B, N, S, K]."""
+        heads = rearrange(self.linear(x), "b s (n k) -> b n s k", n=self.num_heads)
+        return self.norm(heads).type_as(heads)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, N, S, K] to [B, S, D]."""
+    return rearrange(x, "b n s k -> b s (n k)")
+
+
+class SelfAttention(nn.Module):
+    """One stream, every token of which sees those that the mask allows.
+
+    Of the tokens, the first may be the video's and the others the text's: `rotary` turns the first alone.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.to_q, self.to_k = (Projection(config, config.qk_norm) for _ in range(2))
+        self.to_v = Projection(config)
+        self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, mask: AttentionMask | None, rotary: Rotary | None, backend: str) -> Tensor:
+        """[B, S, D] to [B, S, D]."""
+        q, k = rotate_first(self.to_q(x), rotary), rotate_first(self.to_k(x), rotary)
+        return self.to_out(merge_heads(attention(q, k, self.to_v(x), mask, backend)))
+
+
+class CrossAttention(nn.Module):
+    """The video looks at the text."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.to_q, self.to_k = (Projection(config, config.qk_norm) for _ in range(2))
+        self.to_v = Projection(config)
+        self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, video: Tensor, text: Tensor, mask: AttentionMask | None, backend: str) -> Tensor:
+        """[B, V, D] and [B, L, D] to [B, V, D]."""
+        attended = attention(self.to_q(video), self.to_k(text), self.to_v(text), mask, backend)
+        return self.to_out(merge_heads(attended))
+
+
+def rotate_first(x: Tensor, rotary: Rotary | None) -> Tensor:
+    """[B, N, S, K] with the first V tokens turned, V being the number of angles."""
+    if rotary is None:
+        return x
+    num_rotated = rotary[0].shape[-2]
+    if num_rotated == x.shape[2]:
+        return apply_rotary(x, *rotary)
+    return torch.cat((apply_rotary(x[:, :, :num_rotated], *rotary), x[:, :, num_rotated:]), dim=2)
