@@ -155,6 +155,21 @@ def test_a_compiled_block_gives_the_same_without_a_graph_break(context_pre_only:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_gradcheck_in_float64() -> None:
+    """With rotary embeddings and padding, over the inputs and the conditioning."""
+    video, text, context = random_inputs()
+    block = with_random_weights(JointTransformerBlock(config(), use_dual_attention=True)).double()
+    context = context._replace(rotary=tuple(part.double() for part in context.rotary))
+
+    def run(video: Tensor, text: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        conditioning = Conditioning(vectors)
+        own = context._replace(video_conditioning=conditioning, text_conditioning=conditioning)
+        return block(video, text, own)
+
+    inputs = (video, text, context.video_conditioning.vectors)
+    assert torch.autograd.gradcheck(run, [x[:, :, :].double().requires_grad_() for x in inputs], fast_mode=True)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_block_compiled_by_inductor_gives_the_same() -> None:
     torch.manual_seed(0)

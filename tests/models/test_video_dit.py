@@ -282,6 +282,19 @@ def test_every_position_embedding_sees_where_a_token_stands(keys: dict) -> None:
         assert torch.allclose(model(swapped, t, text), output_swapped, atol=1e-3) == blind
 
 
+@pytest.mark.parametrize("keys", PATTERNS.values(), ids=PATTERNS)
+def test_sampling_leaves_nothing_behind_that_training_trips_over(keys: dict) -> None:
+    """The masks of a grid are remembered, and tensors made in inference mode cannot be saved for a backward pass."""
+    model = with_random_weights(tiny_model(**keys))
+    torch.manual_seed(1)
+    batch = torch.randn(2, CHANNELS, 3, 8, 6), torch.rand(2), random_text(2, L, TEXT_WIDTH)
+    with torch.inference_mode():
+        expected = model(*batch)
+    output = model(*batch)
+    output.square().mean().backward()
+    assert torch.equal(output, expected)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     latents, t, text = random_batch(1)
     with pytest.raises(UserError, match=r"height is 5.*use 4 or 6"):

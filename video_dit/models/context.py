@@ -1,5 +1,6 @@
 """What all blocks of one forward pass share: conditioning, masks and positions."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -64,62 +65,72 @@ def batch_masks(config: ModelConfig, grid: Grid, text_mask: Tensor) -> Masks:
     """The masks of a batch whose clips have one grid, under the config's attention pattern.
 
     Args:
-        config: its attention pattern and whether it joins the text are read.
+        config: its attention pattern is read.
         grid: of the video tokens, which stand in the order of `token_order`.
-        text_mask: [B, L] bool, false on padding; with `repeats_text`, of one copy.
+        text_mask: [B, L] bool, false on padding; where the model `repeats_text`, of one copy.
     """
-    device = text_mask.device
-    padding = None if bool(text_mask.all()) else text_mask
     num_copies = grid.frames if repeats_text(config) else 1
-    num_text = text_mask.shape[1] * num_copies
-    video = torch.arange(grid.size, device=device)
-    text = grid.size + torch.arange(num_text, device=device)
-    joint_padding = None
-    if padding is not None:
-        joint_padding = torch.cat((padding.new_ones(len(padding), grid.size), padding.repeat(1, num_copies)), dim=1)
+    num_text = num_copies * text_mask.shape[1]
+    tile, window = config.window_tile, config.window_size
+    masks = _pattern_masks(config.attention_pattern, tile, window, grid, num_text, num_copies, text_mask.device)
+    if bool(text_mask.all()):
+        return masks
+    video_and_text = torch.cat((text_mask.new_ones(len(text_mask), grid.size), text_mask.repeat(1, num_copies)), dim=1)
+    return masks._replace(
+        joint=_without_padding(masks.joint, video_and_text),
+        into_video=_without_padding(masks.into_video, video_and_text),
+        text=_without_padding(masks.text, text_mask),
+    )
 
-    tokens = list(zip(video[None], video[None], strict=True))
-    places: list[Tensor] = []
-    if config.attention_pattern == "factorised":
+
+def _without_padding(mask: AttentionMask | None, not_padding: Tensor) -> AttentionMask:
+    return AttentionMask(not_padding, None if mask is None else mask.groups)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is remembered may serve training, too
+def _pattern_masks(
+    pattern: str,
+    tile: tuple[int, int, int],
+    window: tuple[int, int, int],
+    grid: Grid,
+    num_text: int,
+    num_copies: int,
+    device: torch.device,
+) -> Masks:
+    """The masks of a batch without padding. Where the text is repeated, each frame has one of its `num_copies`."""
+    video, text = torch.arange(grid.size), grid.size + torch.arange(num_text)
+    if pattern == "full":
+        return Masks()
+    if pattern == "factorised":
         frames = rearrange(video, "(f p) -> f p", f=grid.frames)
-        tokens = list(zip(frames, frames, strict=True))
-        places = list(frames.T)
-    elif config.attention_pattern == "window":
-        tokens = window_groups(grid, config.window_tile, config.window_size, device)
-
-    def joined(queries: Tensor, keys: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        if not repeats_text(config):
-            return queries, torch.cat((keys, text))
-        own_text = text.view(num_copies, -1)[index]
-        return torch.cat((queries, own_text)), torch.cat((keys, own_text))
-
-    if config.attention_pattern == "full":
-        everything = AttentionMask(joint_padding) if joint_padding is not None else None
-        masks = Masks(everything, everything)
+        groups, places = [(frame, frame) for frame in frames], [(place, place) for place in frames.T]
     else:
-        groups = [joined(queries, keys, index) for index, (queries, keys) in enumerate(tokens)]
-        if not repeats_text(config):
-            groups.append((text, torch.cat((video, text))))
-        video_queries = [(queries[queries < grid.size], keys) for queries, keys in groups]
-        masks = Masks(
-            joint=AttentionMask.of_groups(groups, joint_padding),
-            into_video=AttentionMask.of_groups([pair for pair in video_queries if len(pair[0])], joint_padding),
-            video=AttentionMask.of_groups(tokens),
-            temporal=AttentionMask.of_groups([(place, place) for place in places]) if places else None,
-        )
-    return masks._replace(text=None if padding is None else AttentionMask(padding))
+        groups, places = window_groups(grid, tile, window), []
+    texts = text.view(num_copies, -1).expand(len(groups), -1)
+    into_video = [(queries, torch.cat((keys, own))) for (queries, keys), own in zip(groups, texts, strict=True)]
+    if num_copies > 1:
+        joint = [(torch.cat((queries, own)), keys) for (queries, keys), own in zip(into_video, texts, strict=True)]
+    else:
+        joint = [*into_video, (text, torch.cat((video, text)))]
+    return Masks(
+        joint=AttentionMask.of_groups(joint, device),
+        into_video=AttentionMask.of_groups(into_video, device),
+        video=AttentionMask.of_groups(groups, device),
+        temporal=AttentionMask.of_groups(places, device) if places else None,
+    )
 
 
 def packed_masks(video_lengths: list[int], text_lengths: list[int], device: torch.device) -> Masks:
     """The masks of several clips, and their texts, in one sequence: each sees its own."""
-    video = torch.arange(sum(video_lengths), device=device).split(video_lengths)
-    text = torch.arange(sum(text_lengths), device=device).split(text_lengths)
+    video = torch.arange(sum(video_lengths)).split(video_lengths)
+    text = torch.arange(sum(text_lengths)).split(text_lengths)
     both = [torch.cat((v, t + sum(video_lengths))) for v, t in zip(video, text, strict=True)]
     return Masks(
-        joint=AttentionMask.of_groups(zip(both, both, strict=True)),
-        into_video=AttentionMask.of_groups(zip(video, both, strict=True)),
-        video=AttentionMask.of_groups(zip(video, video, strict=True)),
-        text=AttentionMask.of_groups(zip(video, text, strict=True)),
+        joint=AttentionMask.of_groups(zip(both, both, strict=True), device),
+        into_video=AttentionMask.of_groups(zip(video, both, strict=True), device),
+        video=AttentionMask.of_groups(zip(video, video, strict=True), device),
+        text=AttentionMask.of_groups(zip(video, text, strict=True), device),
     )
 
 
@@ -135,12 +146,10 @@ def token_order(config: ModelConfig, grid: Grid, device: torch.device) -> Tensor
     """
     if config.attention_pattern != "window":
         return None
-    return torch.cat([place.flatten() for place in _tiles(grid, config.window_tile, device)])
+    return torch.cat([tile.flatten() for tile in _tiles(grid, config.window_tile)]).to(device)
 
 
-def window_groups(
-    grid: Grid, tile: tuple[int, int, int], window: tuple[int, int, int], device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
+def window_groups(grid: Grid, tile: tuple[int, int, int], window: tuple[int, int, int]) -> list[tuple[Tensor, Tensor]]:
     """Sliding tiles (Zhang et al. 2025, arXiv 2502.04507): each tile sees a box of `window` tiles around it.
 
     At the borders the box is shifted inwards, so that all tiles see as many. The tokens are numbered tile by tile, as
@@ -149,8 +158,7 @@ def window_groups(
     Returns:
         for each tile (queries [n], keys [m]).
     """
-    tiles = _tiles(grid, tile, device)
-    numbered = list(torch.arange(grid.size, device=device).split([place.numel() for place in tiles]))
+    numbered = torch.arange(grid.size).split([tokens.numel() for tokens in _tiles(grid, tile)])
     counts = Grid(*(-(-length // size) for length, size in zip(grid, tile, strict=True)))
     index_of = torch.arange(counts.size).view(*counts)
     groups = []
@@ -165,9 +173,9 @@ def window_groups(
     return groups
 
 
-def _tiles(grid: Grid, tile: tuple[int, int, int], device: torch.device) -> list[Tensor]:
+def _tiles(grid: Grid, tile: tuple[int, int, int]) -> list[Tensor]:
     """The tokens of each tile, numbered as `patchify` lays them; tiles at the far borders may be smaller."""
-    tokens = torch.arange(grid.size, device=device).view(*grid)
+    tokens = torch.arange(grid.size).view(*grid)
     return [
         block
         for slab in tokens.split(tile[0], dim=0)

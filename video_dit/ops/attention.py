@@ -34,39 +34,43 @@ class AttentionMask:
     groups: tuple[Groups, ...] | None = None
 
     @classmethod
-    def of_groups(cls, groups: Iterable[tuple[Tensor, Tensor]], padding: Tensor | None = None) -> "AttentionMask":
+    def of_groups(cls, groups: Iterable[tuple[Tensor, Tensor]], device: torch.device | None = None) -> "AttentionMask":
         """From pairs of (queries [n], keys [m]), of any sizes."""
         by_size = defaultdict(list)
-        for queries, keys in groups:
-            by_size[len(queries), len(keys)].append((queries, keys))
-        stacked = (Groups(*map(torch.stack, zip(*pairs, strict=True))) for pairs in by_size.values())
-        return cls(padding, tuple(stacked))
+        for pair in groups:
+            by_size[len(pair[0]), len(pair[1])].append(pair)
+        stacked = [[torch.stack(indices) for indices in zip(*pairs, strict=True)] for pairs in by_size.values()]
+        return cls(groups=tuple(Groups(queries.to(device), keys.to(device)) for queries, keys in stacked))
 
     def dense(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
         """The definition: [1 or B, 1, S, S'] bool, true where the query sees the key."""
         seen = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)
         if self.groups is not None:
-            seen = self._keys_of_group(num_keys)[self._group_of_query][None, None]
+            seen = self._keys_of_group(num_keys)[self._group_of_query()][None, None]
         return seen if self.padding is None else seen & self.padding[:, None, None]
 
     @cached_property
-    def _group_of_query(self) -> Tensor:
-        """[S] int64."""
+    @torch.inference_mode(False)  # what is remembered may serve training, too
+    def place_of_query(self) -> Tensor:
+        """[S] int64: where each query stands when the groups are laid one after another."""
         assert self.groups is not None
-        queries = [row for group in self.groups for row in group.queries]
-        group_of_query = torch.empty(sum(map(len, queries)), dtype=torch.int64, device=queries[0].device)
-        for index, row in enumerate(queries):
-            group_of_query[row] = index
-        return group_of_query
+        return torch.cat([group.queries.flatten() for group in self.groups]).argsort()
+
+    def _group_of_query(self) -> Tensor:
+        """[S] int64, over the groups of all sizes."""
+        assert self.groups is not None
+        sizes = [group.queries.shape[1] for group in self.groups for _ in group.queries]
+        indices = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        return indices.to(self.place_of_query.device)[self.place_of_query]
 
     def _keys_of_group(self, num_keys: int) -> Tensor:
         """[G, S'] bool, over the groups of all sizes."""
         assert self.groups is not None
-        keys = [row for group in self.groups for row in group.keys]
-        seen = torch.zeros(len(keys), num_keys, dtype=torch.bool, device=keys[0].device)
-        for index, row in enumerate(keys):
-            seen[index, row] = True
-        return seen
+        tables = []
+        for group in self.groups:
+            table = torch.zeros(len(group.keys), num_keys, dtype=torch.bool, device=group.keys.device)
+            tables.append(table.scatter_(1, group.keys, True))
+        return torch.cat(tables)
 
     @cached_property
     def shares_keys(self) -> bool:
@@ -86,9 +90,23 @@ class AttentionMask:
                     pairs.append((row * num_queries + queries, row * num_keys + kept))
         return pairs
 
+    def as_function(self, num_keys: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The same as a function of the indices of batch, head, query and key."""
+        padding = self.padding
+        group_of_query = None if self.groups is None else self._group_of_query()
+        keys_of_group = None if self.groups is None else self._keys_of_group(num_keys)
+
+        def sees(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            seen = key >= 0
+            if group_of_query is not None and keys_of_group is not None:
+                seen = keys_of_group[group_of_query[query], key]
+            return seen if padding is None else seen & padding[b, key]
+
+        return sees
+
     @cached_property
-    def _plans(self) -> dict[Any, Any]:
-        """What a backend made of this mask, to be used again in every block of a forward pass."""
+    def plans(self) -> dict[Any, Any]:
+        """What backends made of this mask, to be used again in the other blocks."""
         return {}
 
 
@@ -141,8 +159,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor
             seen = rearrange(mask.padding[:, group.keys], "b g s -> (b g) 1 1 s")
         output = F.scaled_dot_product_attention(q_group, k_group, v_group, attn_mask=seen)
         attended.append(rearrange(output, "(b g) n s k -> b n (g s) k", b=batch_size))
-    order = torch.cat([group.queries.flatten() for group in mask.groups]).argsort()
-    return torch.cat(attended, dim=2)[:, :, order]
+    return torch.cat(attended, dim=2)[:, :, mask.place_of_query]
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:
@@ -155,13 +172,15 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Te
         rows = (rearrange(x, "b n s k -> b s n k") for x in (q, k, v))
         attended: Tensor = rearrange(memory_efficient_attention(*rows), "b s n k -> b n s k")
         return attended
-    if "xformers" not in mask._plans:
-        queries, keys = zip(*mask.blocks(batch_size, num_queries, k.shape[2]), strict=True)
-        bias = BlockDiagonalMask.from_seqlens(list(map(len, queries)), list(map(len, keys)))
-        mask._plans["xformers"] = torch.cat(queries), torch.cat(keys), bias
-    queries, keys, bias = mask._plans["xformers"]
+    if ("xformers", batch_size) not in mask.plans:
+        with torch.inference_mode(False):
+            queries, keys = zip(*mask.blocks(batch_size, num_queries, k.shape[2]), strict=True)
+            bias = BlockDiagonalMask.from_seqlens(list(map(len, queries)), list(map(len, keys)))
+            order = torch.cat(queries)
+            mask.plans["xformers", batch_size] = order, order.argsort(), torch.cat(keys), bias
+    order, place, keys, bias = mask.plans["xformers", batch_size]
     q, k, v = (rearrange(x, "b n s k -> 1 (b s) n k") for x in (q, k, v))
-    attended = memory_efficient_attention(q[:, queries], k[:, keys], v[:, keys], attn_bias=bias)[:, queries.argsort()]
+    attended = memory_efficient_attention(q[:, order], k[:, keys], v[:, keys], attn_bias=bias)[:, place]
     return rearrange(attended, "1 (b s) n k -> b n s k", b=batch_size)
 
 
@@ -169,20 +188,12 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor
     """The groups as a table that FlexAttention looks a query and a key up in; blocks that nobody sees are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if mask is not None and "flex" not in mask._plans:
-        padding = mask.padding
-        group_of_query = None if mask.groups is None else mask._group_of_query
-        keys_of_group = None if mask.groups is None else mask._keys_of_group(k.shape[2])
-
-        def sees(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            seen = key >= 0
-            if group_of_query is not None and keys_of_group is not None:
-                seen = keys_of_group[group_of_query[query], key]
-            return seen if padding is None else seen & padding[b, key]
-
-        batch_size = None if padding is None else len(padding)
-        mask._plans["flex"] = create_block_mask(sees, batch_size, None, q.shape[2], k.shape[2], device=q.device)
-    block_mask = None if mask is None else mask._plans["flex"]
+    if mask is not None and "flex" not in mask.plans:
+        with torch.inference_mode(False):
+            batch_size = None if mask.padding is None else len(mask.padding)
+            sees = mask.as_function(k.shape[2])
+            mask.plans["flex"] = create_block_mask(sees, batch_size, None, q.shape[2], k.shape[2], device=q.device)
+    block_mask = None if mask is None else mask.plans["flex"]
     attended: Tensor = _flex_attention(q.is_cuda)(q, k, v, block_mask=block_mask)
     return attended
 

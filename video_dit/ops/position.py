@@ -48,7 +48,8 @@ def ntk_base(base: float, channels: int, stretch: float) -> float:
 def apply_rotary(x_BNVK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns neighbouring channel pairs of [B, N, V, K] by the angles of `rotary_embedding`; the norm is kept."""
     cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
-    even, odd = rearrange(x_BNVK.float(), "b n v (pair two) -> two b n v pair", two=2)
+    x = x_BNVK.to(torch.promote_types(x_BNVK.dtype, torch.float32))
+    even, odd = rearrange(x, "b n v (pair two) -> two b n v pair", two=2)
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rearrange(rotated, "b n v pair two -> b n v (pair two)").type_as(x_BNVK)
 
