@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from launch import run_script
 
 from video_dit.config import load_config
 
 pytestmark = pytest.mark.slow
-MODEL_FREE = [key for key in TINY if not key.startswith("model.")]
 
 
 def test_an_image_checkpoint_becomes_the_start_of_a_video_run(tiny_shards: Path, tmp_path: Path) -> None:
@@ -21,22 +19,23 @@ def test_an_image_checkpoint_becomes_the_start_of_a_video_run(tiny_shards: Path,
     )  # fmt: skip
     sd3.save_pretrained(tmp_path / "sd3/transformer")
 
-    made = run_script("from_sd3.py", tmp_path / "sd3", "--out", tmp_path / "start", *MODEL_FREE)
+    make = ("from_sd3.py", tmp_path / "sd3", "--data", tiny_shards, "--out")
+    made = run_script(*make, tmp_path / "start")
     assert made.returncode == 0, made.stderr
-    assert "so with fresh weights: the layers of the text (16 for 24)\n" in made.stdout
+    assert "so that their layers start afresh: text (16 for 24)\n" in made.stdout
     config = load_config(tmp_path / "start/config.toml")
     assert (config.model.attention_pattern, config.model.patch_size) == ("factorised", (1, 4, 4))
 
     train = ("train.py", "--config", tmp_path / "start/config.toml", "--data", tiny_shards, "--run", tmp_path / "run")
-    trained = run_script(*train, "training.steps=2")
+    trained = run_script(*train, "training.steps=2", "training.batch_size=8")
     assert trained.returncode == 0, trained.stderr
     clips = run_script("generate.py", "--run", tmp_path / "run", "--out", tmp_path / "clips", "a red circle")
     assert clips.returncode == 0, clips.stderr
 
-    other = run_script(*train[:-1], tmp_path / "other", "model.depth=3", "training.steps=2")
+    other = run_script(*train[:-1], tmp_path / "other", "model.depth=3")
     assert other.returncode == 2
     assert "(training.initial_weights) is of another model: " in other.stderr
-    again = run_script("from_sd3.py", tmp_path / "sd3", "--out", tmp_path / "start", *MODEL_FREE)
+    again = run_script(*make, tmp_path / "start")
     assert (again.returncode, "already holds a model" in again.stderr) == (2, True)
-    mixed = run_script("from_sd3.py", tmp_path / "sd3", "--out", tmp_path / "x", "model.depth=3")
-    assert (mixed.returncode, "comes from the checkpoint: leave it out" in mixed.stderr) == (2, True)
+    nothing = run_script("from_sd3.py", tmp_path, "--data", tiny_shards, "--out", tmp_path / "x")
+    assert (nothing.returncode, "has no config.json" in nothing.stderr) == (2, True)

@@ -81,7 +81,7 @@ def test_help_says_what_the_program_is_for(program: str) -> None:
     assert result.returncode == 0, result.stderr
     first_line = (REPOSITORY / "scripts" / program).read_text().splitlines()[0].strip('"')
     assert first_line[:40] in result.stdout
-    assert ("model.depth  (int; default " in result.stdout) == (program in ("preprocess.py", "from_sd3.py", "train.py"))
+    assert ("model.depth  (int; default " in result.stdout) == (program in ("preprocess.py", "train.py"))
 
 
 @pytest.mark.parametrize(
