@@ -1,0 +1,108 @@
+"""What the benchmark computes from its measurements, and one tiny run of it."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import benchmark
+import pytest
+import torch
+from benchmark import compare, count_flops, near_square, peak_memory, tokens_within
+from launch import run_script
+from line_chart import line_chart, ticks
+from PIL import Image
+from torch import nn
+
+from video_dit.config import ModelConfig
+from video_dit.models.context import Context
+from video_dit.models.joint_blocks import JointTransformerBlock
+from video_dit.ops.normalization import Conditioning
+
+
+def test_ratios_are_of_medians_with_the_spread_of_the_rounds() -> None:
+    result = compare([1.0, 4.0, 3.0], [2.0, 2.0, 6.0])
+    assert (result["ratio"], result["ratio_min"], result["ratio_max"]) == (1.5, 0.5, 2.0)
+
+
+def test_tokens_within_a_budget_lie_between_the_measured_lengths() -> None:
+    assert tokens_within(30, [100, 200, 400], [10, 20, 40]) == 300
+    assert tokens_within(20, [100, 200, 400], [10, 20, 40]) == 200
+    assert tokens_within(5, [100, 200, 400], [10, 20, 40]) == 100
+
+
+def test_each_variant_goes_on_until_it_needs_what_the_plain_model_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model of memory in the place of measurements: bytes per token, less for each way to save them."""
+
+    def peak(keys: dict[str, object], tokens: int, *_: object) -> int:
+        return (
+            tokens
+            * 1000
+            // ((2 if "feed_forward_chunk_size" in keys else 1) * (4 if "recompute_blocks" in keys else 1))
+        )
+
+    monkeypatch.setattr(benchmark, "step_in_own_process", peak)
+    args = Namespace(
+        memory_hidden_size=64, memory_depth=2, memory_tokens=[100, 200], chunk_size=16, text_tokens=7,
+        memory_precision="fp32",
+    )  # fmt: skip
+    memory = benchmark.measure_memory(args)
+    assert memory["ratio_to_plain"] == {"plain": 1, "chunked": 2, "recomputed": 4, "both": 8}
+    assert benchmark.memory_chart(memory).size == (900, 560)
+    assert "8.00x" in benchmark.memory_table(memory)
+
+
+def test_flops_of_a_block_are_those_of_its_formula() -> None:
+    """Per token 24 D^2 in the linear layers, per pair of tokens 4 D in the attention, and the modulations."""
+    video_tokens, text_tokens, width = 16, 8, 32
+    block = JointTransformerBlock(ModelConfig(hidden_size=width, num_heads=2))
+    conditioning = Conditioning(torch.randn(1, 1, width))
+    inputs = torch.randn(1, video_tokens, width), torch.randn(1, text_tokens, width)
+    tokens = video_tokens + text_tokens
+    expected = 24 * width**2 * tokens + 4 * width * tokens**2 + 2 * 2 * 6 * width**2
+    with torch.no_grad():
+        assert count_flops(lambda: block(*inputs, Context(conditioning, conditioning))) == expected
+
+
+def test_the_backward_pass_counts_twice_for_products_and_two_and_a_half_times_for_attention() -> None:
+    q, k, v = (torch.randn(1, 2, 16, 8, requires_grad=True) for _ in range(3))
+    layer = nn.Linear(8, 8, bias=False)
+
+    def step() -> None:
+        nn.functional.scaled_dot_product_attention(layer(q), k, v).sum().backward()
+
+    attention, product = 4 * 2 * 16 * 16 * 8, 2 * 2 * 16 * 8 * 8
+    assert count_flops(step) == attention * 3.5 + product * 3
+
+
+def test_near_square_grids_have_the_number_of_tokens() -> None:
+    assert near_square(1024) == (1, 32, 32)
+    assert near_square(1536) == (1, 32, 48)
+    assert near_square(7) == (1, 1, 7)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux' account of a process")
+def test_the_peak_of_memory_counts_what_was_freed_again() -> None:
+    def work() -> None:
+        torch.ones(64, 1024, 1024 // 4)
+
+    assert 60e6 < peak_memory(work, torch.device("cpu")) < 90e6
+
+
+def test_axes_have_at_most_ten_round_steps(tmp_path: Path) -> None:
+    assert ticks(97) == (10, 100)
+    assert ticks(1100) == (200, 1200)
+    line_chart({"a": [(1, 2), (3, 40)]}, "x", "y", level=20).save(tmp_path / "chart.png")
+    colours = {colour for _, colour in Image.open(tmp_path / "chart.png").getcolors(1 << 16)}
+    assert (0x22, 0x22, 0x22) in colours
+
+
+@pytest.mark.slow
+def test_a_tiny_run_writes_its_results(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    sizes = ("--hidden-size", 128, "--depth", 2, "--tokens", 64, "--text-tokens", 7, "--repeats", 2)
+    scope = ("--parts", "speed", "--precisions", "fp32", "--modes", "eager")
+    result = run_script("benchmark.py", "model", "--out", tmp_path, *sizes, *scope)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "model.json").read_text())
+    assert [row["work"] for row in results["speed"]["rows"]] == ["training", "inference"]
+    assert all(row["relative_error"] < 1e-5 for row in results["speed"]["rows"])
