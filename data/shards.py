@@ -87,6 +87,10 @@ class ShardReader:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): preprocess again") from error
+        if missing := set(_SCHEMA.names) - set(self._file.schema.names):
+            raise UserError(
+                f"{path} has no {', '.join(sorted(missing))}, as shards of another version: preprocess with --overwrite"
+            )
 
     def __len__(self) -> int:
         return int(self._file.num_record_batches)

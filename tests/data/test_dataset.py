@@ -2,6 +2,7 @@ import pickle
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -89,3 +90,12 @@ def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) 
     info.write(tmp_path)
     with pytest.raises(UserError, match=f"{name} is damaged"):
         ClipDataset(tmp_path, seed=0)
+
+
+def test_shards_of_another_version_are_refused(tiny_shards: Path, tmp_path: Path) -> None:
+    with pa.ipc.open_file(str(tiny_shards / "shard-00000.arrow")) as shard:
+        table = shard.read_all().drop_columns(["fps", "crop"])
+    with pa.OSFile(str(tmp_path / "old.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=r"old.arrow has no crop, fps, .* preprocess with --overwrite"):
+        ShardReader(tmp_path / "old.arrow")
