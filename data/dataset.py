@@ -98,6 +98,6 @@ class _Endless:
 
 def collate(samples: list[tuple[Sample, int]]) -> Batch:
     latents = torch.stack([sample.latents for sample, _ in samples]).float()
-    text = TextCondition(*(torch.stack(column) for column in zip(*(sample.text for sample, _ in samples), strict=True)))
-    clip = ClipInfo(*(torch.stack(column) for column in zip(*(sample.clip for sample, _ in samples), strict=True)))
+    text = TextCondition(*map(torch.stack, zip(*(sample.text for sample, _ in samples), strict=True)))
+    clip = ClipInfo(*map(torch.stack, zip(*(sample.clip for sample, _ in samples), strict=True)))
     return Batch(latents, text, clip, torch.tensor([seed for _, seed in samples], dtype=torch.int64))

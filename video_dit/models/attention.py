@@ -1,4 +1,4 @@
-"""Queries, keys and values of one kind of token, and the attention layers that read one stream or two."""
+"""Queries, keys and values of one kind of token, and the attention layer of one sequence or two."""
 
 import torch
 from einops import rearrange
@@ -36,11 +36,8 @@ def merge_heads(x: Tensor) -> Tensor:
     return rearrange(x, "b n s k -> b s (n k)")
 
 
-class SelfAttention(nn.Module):
-    """One stream, every token of which sees those that the mask allows.
-
-    Of the tokens, the first may be the video's and the others the text's: `rotary` turns the first alone.
-    """
+class Attention(nn.Module):
+    """Tokens look at those of a sequence, their own or another, that the mask allows."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -48,25 +45,22 @@ class SelfAttention(nn.Module):
         self.to_v = Projection(config)
         self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, mask: AttentionMask | None, rotary: Rotary | None, backend: str) -> Tensor:
-        """[B, S, D] to [B, S, D]."""
-        q, k = rotate_first(self.to_q(x), rotary), rotate_first(self.to_k(x), rotary)
-        return self.to_out(merge_heads(attention(q, k, self.to_v(x), mask, backend)))
+    def forward(
+        self, x: Tensor, seen: Tensor, mask: AttentionMask | None, rotary: Rotary | None, backend: str
+    ) -> Tensor:
+        """
+        Args:
+            x: [B, S, D], the tokens that look.
+            seen: [B, S', D], what they look at; x itself in self-attention.
+            mask: which of these each sees.
+            rotary: of the video's tokens, which come first in both; None in cross-attention.
+            backend: see `attention`.
 
-
-class CrossAttention(nn.Module):
-    """The video looks at the text."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.to_q, self.to_k = (Projection(config, config.qk_norm) for _ in range(2))
-        self.to_v = Projection(config)
-        self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, video: Tensor, text: Tensor, mask: AttentionMask | None, backend: str) -> Tensor:
-        """[B, V, D] and [B, L, D] to [B, V, D]."""
-        attended = attention(self.to_q(video), self.to_k(text), self.to_v(text), mask, backend)
-        return self.to_out(merge_heads(attended))
+        Returns:
+            [B, S, D].
+        """
+        q, k = rotate_first(self.to_q(x), rotary), rotate_first(self.to_k(seen), rotary)
+        return self.to_out(merge_heads(attention(q, k, self.to_v(seen), mask, backend)))
 
 
 def rotate_first(x: Tensor, rotary: Rotary | None) -> Tensor:

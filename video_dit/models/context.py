@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from video_dit.config import ModelConfig
@@ -144,9 +144,13 @@ def token_order(config: ModelConfig, grid: Grid, device: torch.device) -> Tensor
 
     Under windows, tile by tile: what a tile sees is then a few contiguous pieces, which FlexAttention can skip between.
     """
-    if config.attention_pattern != "window":
-        return None
-    return torch.cat([tile.flatten() for tile in _tiles(grid, config.window_tile)]).to(device)
+    return _tile_order(grid, config.window_tile, device) if config.attention_pattern == "window" else None
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _tile_order(grid: Grid, tile: tuple[int, int, int], device: torch.device) -> Tensor:
+    return torch.cat([tokens.flatten() for tokens in _tiles(grid, tile)]).to(device)
 
 
 def window_groups(grid: Grid, tile: tuple[int, int, int], window: tuple[int, int, int]) -> list[tuple[Tensor, Tensor]]:
@@ -182,8 +186,3 @@ def _tiles(grid: Grid, tile: tuple[int, int, int]) -> list[Tensor]:
         for row in slab.split(tile[1], dim=1)
         for block in row.split(tile[2], dim=2)
     ]
-
-
-def per_frame(x: Tensor, grid: Grid) -> Tensor:
-    """[F'] of something per frame to [V]."""
-    return repeat(x, "f -> (f p)", p=grid.height * grid.width)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from video_dit.config import ModelConfig
 from video_dit.models.context import Context
-from video_dit.models.transformer_block import TransformerBlock, run
+from video_dit.models.transformer_block import TransformerBlock, run, temporal_blocks
 from video_dit.ops.normalization import AdaLayerNorm, AdaLayerNormZero, LayerNorms
 
 
@@ -33,10 +33,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(config, norms, cross_attention=not config.joins_text) for _ in range(config.depth)
         )
-        self.temporal_blocks = nn.ModuleList(
-            TransformerBlock(config, norms)
-            for _ in range(config.depth if config.attention_pattern == "factorised" else 0)
-        )
+        self.temporal_blocks = temporal_blocks(config, norms)
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> Tensor:
         """video [B, V, D] and text [B, L, D] to video [B, V, D]; see `MMDiT`."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from video_dit.config import ModelConfig
-from video_dit.models.attention import Projection, SelfAttention, merge_heads, rotate_first
+from video_dit.models.attention import Attention, Projection, merge_heads, rotate_first
 from video_dit.models.context import Context
 from video_dit.ops.attention import attention
 from video_dit.ops.feed_forward import FeedForward
@@ -30,7 +30,7 @@ class Stream(nn.Module):
         self.norm = AdaLayerNormZero(hidden_size, num_branches=3 if use_dual_attention else 2)
         self.to_q = Projection(config, qk_norm)
         self.to_out = nn.Linear(hidden_size, hidden_size)
-        self.dual_attention = SelfAttention(config) if use_dual_attention else None
+        self.dual_attention = Attention(config) if use_dual_attention else None
         self.feed_forward = FeedForward(hidden_size, config.mlp_ratio, config.feed_forward_chunk_size)
 
     def after_attention(self, x: Tensor, attended: Tensor, branches: list[Branch], context: Context) -> Tensor:
@@ -38,7 +38,8 @@ class Stream(nn.Module):
         attention_branch, feed_forward_branch, *dual_branch = branches
         y = attention_branch.add(x, self.to_out(merge_heads(attended)))
         if self.dual_attention is not None:
-            found = self.dual_attention(dual_branch[0].norm(x), context.masks.video, context.rotary, context.backend)
+            normed = dual_branch[0].norm(x)
+            found = self.dual_attention(normed, normed, context.masks.video, context.rotary, context.backend)
             y = dual_branch[0].add(y, found)
         return feed_forward_branch.add(y, self.feed_forward(feed_forward_branch.norm(y)))
 
@@ -120,7 +121,7 @@ class SingleStreamBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.norm = AdaLayerNormZero(config.hidden_size, num_branches=1)
-        self.attention = SelfAttention(config)
+        self.attention = Attention(config)
         self.feed_forward = FeedForward(config.hidden_size, config.mlp_ratio, config.feed_forward_chunk_size)
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -128,6 +129,6 @@ class SingleStreamBlock(nn.Module):
         x = torch.cat((video, text), dim=1)
         (branch,) = self.norm(context.joint_conditioning)
         normed = branch.norm(x)
-        attended = self.attention(normed, context.masks.joint, context.rotary, context.backend)
+        attended = self.attention(normed, normed, context.masks.joint, context.rotary, context.backend)
         x = branch.add(x, attended + self.feed_forward(normed))
         return x[:, : video.shape[1]], x[:, video.shape[1] :]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from video_dit.config import ModelConfig
 from video_dit.models.context import Context
 from video_dit.models.joint_blocks import JointTransformerBlock, SingleStreamBlock
-from video_dit.models.transformer_block import TransformerBlock, run
+from video_dit.models.transformer_block import run, temporal_blocks
 
 
 class MMDiT(nn.Module):
@@ -27,9 +27,7 @@ class MMDiT(nn.Module):
             else SingleStreamBlock(config)
             for index in range(config.depth)
         )
-        self.temporal_blocks = nn.ModuleList(
-            TransformerBlock(config) for _ in range(config.depth if config.attention_pattern == "factorised" else 0)
-        )
+        self.temporal_blocks = temporal_blocks(config)
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> Tensor:
         """

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from video_dit.errors import UserError
+from video_dit.models.weights import differing_weights
 
 NAMES = {
     # SD3Transformer2DModel                    VideoDiT
@@ -157,15 +158,9 @@ def load_spatial(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     own = model.state_dict()
     ends = {name.partition(".")[0] for name in NAMES.values()}
-    of_other_width = {
-        name
-        for name, tensor in weights.items()
-        if name in own and tensor.shape != own[name].shape and name.partition(".")[0] in ends
-    }
+    different = differing_weights(own, weights)
+    of_other_width = {name for name in different & own.keys() & weights.keys() if name.partition(".")[0] in ends}
     temporal = {name for name in own if "temporal" in name}
-    kept = {name: tensor for name, tensor in weights.items() if name not in of_other_width}
-    misfits = (own.keys() - temporal - weights.keys()) | (weights.keys() - own.keys())
-    misfits |= {name for name in kept.keys() & own.keys() if kept[name].shape != own[name].shape}
-    if misfits:
+    if misfits := different - of_other_width - temporal:
         raise UserError(f"the checkpoint does not fit its config: {len(misfits)} weights, such as {min(misfits)}")
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict({name: weights[name] for name in weights.keys() - of_other_width}, strict=False)

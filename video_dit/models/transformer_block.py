@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from video_dit.config import ModelConfig
-from video_dit.models.attention import CrossAttention, SelfAttention
+from video_dit.models.attention import Attention
 from video_dit.ops.attention import AttentionMask
 from video_dit.ops.feed_forward import FeedForward
 from video_dit.ops.normalization import AdaLayerNorm, AdaLayerNormZero, Conditioning, LayerNorms
@@ -29,8 +29,8 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: ModelConfig, norms: Norms = AdaLayerNormZero, cross_attention: bool = False) -> None:
         super().__init__()
         self.norm = norms(config.hidden_size, num_branches=3 if cross_attention else 2)
-        self.attention = SelfAttention(config)
-        self.cross_attention = CrossAttention(config) if cross_attention else None
+        self.attention = Attention(config)
+        self.cross_attention = Attention(config) if cross_attention else None
         self.feed_forward = FeedForward(config.hidden_size, config.mlp_ratio, config.feed_forward_chunk_size)
 
     def forward(
@@ -57,11 +57,18 @@ class TransformerBlock(nn.Module):
             [B, S, D].
         """
         attention_branch, feed_forward_branch, *cross_branch = self.norm(conditioning)
-        x = attention_branch.add(x, self.attention(attention_branch.norm(x), mask, rotary, backend))
+        normed = attention_branch.norm(x)
+        x = attention_branch.add(x, self.attention(normed, normed, mask, rotary, backend))
         if self.cross_attention is not None:
-            found = self.cross_attention(cross_branch[0].norm(x), text, text_mask, backend)
+            found = self.cross_attention(cross_branch[0].norm(x), text, text_mask, None, backend)
             x = cross_branch[0].add(x, found)
         return feed_forward_branch.add(x, self.feed_forward(feed_forward_branch.norm(x)))
+
+
+def temporal_blocks(config: ModelConfig, norms: Norms = AdaLayerNormZero) -> nn.ModuleList:
+    """Under the factorised pattern one for each block, to follow it through time; else none."""
+    num_blocks = config.depth if config.attention_pattern == "factorised" else 0
+    return nn.ModuleList(TransformerBlock(config, norms) for _ in range(num_blocks))
 
 
 def run(block: nn.Module, recompute: bool, *arguments: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from video_dit.config import ModelConfig
 from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
-from video_dit.models.context import Context, batch_masks, packed_masks, per_frame, repeats_text, token_order
+from video_dit.models.context import Context, batch_masks, packed_masks, repeats_text, token_order
 from video_dit.models.dit import DiT
 from video_dit.models.embeddings import ConditioningEmbedder, PositionEmbedding, patchify, unpatchify
 from video_dit.models.mmdit import MMDiT
@@ -230,7 +230,7 @@ class VideoDiT(nn.Module):
     ) -> tuple[Conditioning, Conditioning]:
         """The text obeys the noisiest frame's timestep, or where each frame has a copy of it, that frame's."""
         frames = torch.arange(grid.frames, device=t.device)
-        video = Conditioning(vectors, per_frame(frames, grid))
+        video = Conditioning(vectors, frames.repeat_interleave(grid.size // grid.frames))
         if repeats_text(self.config):
             return video, Conditioning(vectors, frames.repeat_interleave(text_tokens.shape[1] // grid.frames))
         noisiest = vectors[torch.arange(len(t), device=t.device), t.argmax(1)][:, None]

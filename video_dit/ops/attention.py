@@ -146,7 +146,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v)
     if mask.groups is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.dense(q.shape[2], k.shape[2], q.device))
+        seen = None if mask.padding is None else mask.padding[:, None, None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
     batch_size = len(q)
     attended = []
     for group in mask.groups:

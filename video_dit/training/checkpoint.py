@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from video_dit.errors import UserError
+from video_dit.models.weights import differing_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -40,10 +41,7 @@ def load_initial_weights(model: nn.Module, file: Path) -> None:
         weights = load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} (training.initial_weights) is not a safetensors file: {error}") from error
-    own = model.state_dict()
-    misfits = own.keys() ^ weights.keys()
-    misfits |= {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape}
-    if misfits:
+    if misfits := differing_weights(model.state_dict(), weights):
         raise UserError(
             f"{file} (training.initial_weights) is of another model: {len(misfits)} weights differ in name or shape, "
             f"such as {min(misfits)}: use the [model], [autoencoder] and [text_encoder] that it was made with"
