@@ -201,6 +201,22 @@ def test_ends_of_another_width_start_afresh_and_the_rest_is_kept() -> None:
     )
 
 
+def test_a_config_from_before_qk_norm_and_dual_attention_is_read(tmp_path: Path) -> None:
+    """As that of Stable Diffusion 3 medium, which diffusers 0.29 wrote."""
+    peer = small_sd3(qk_norm=None, dual_attention_layers=())
+    peer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["qk_norm"], config["dual_attention_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = VideoDiT.from_sd3(peer).state_dict()
+    weights = VideoDiT.from_sd3(tmp_path).state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected if "temporal" not in name)
+
+    (tmp_path / "config.json").write_text(json.dumps({**config, "qk_norm": "l2"}))
+    with pytest.raises(UserError, match=r"qk_norm is l2 in the checkpoint's config.json"):
+        VideoDiT.from_sd3(tmp_path)
+
+
 def test_what_is_no_sd3_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json"):
         VideoDiT.from_sd3(tmp_path)

@@ -11,6 +11,7 @@ from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 from video_dit.models import VideoDiT, build_model
 from video_dit.models.context import Context
+from video_dit.models.joint_blocks import JointTransformerBlock, SingleStreamBlock
 from video_dit.ops.normalization import Conditioning
 from video_dit.ops.position import rotary_embedding
 from video_dit.shapes import Grid
@@ -214,6 +215,25 @@ def test_a_token_of_given_and_other_frames_keeps_its_timestep() -> None:
     assert not torch.equal(model(latents, t, text, given=given), model(latents, t, text))
 
 
+@pytest.mark.parametrize("keys", ALL.values(), ids=ALL)
+def test_tuples_that_are_rebuilt_on_their_way_to_a_block_change_nothing(keys: dict) -> None:
+    """As ZeRO-3 does to gather the weights: the parts of a Context are equal then, and no longer the same object."""
+    model = with_random_weights(tiny_model(**keys))
+    batch = random_batch(2)
+    expected = model(*batch)
+
+    def rebuild(_: nn.Module, arguments: tuple) -> tuple:
+        video, text, context = arguments
+        conditionings = (Conditioning(*context.video_conditioning), Conditioning(*context.text_conditioning))
+        return video, text, Context(*conditionings, *context[2:])
+
+    model.backbone.register_forward_pre_hook(rebuild)
+    for block in model.backbone.blocks:
+        if isinstance(block, (JointTransformerBlock, SingleStreamBlock)):
+            block.register_forward_pre_hook(rebuild)
+    assert torch.equal(model(*batch), expected)
+
+
 def test_a_window_that_covers_the_clip_is_full_attention() -> None:
     full = with_random_weights(tiny_model())
     latents, t, text = random_batch(2, lengths=[5, 3])
@@ -299,6 +319,10 @@ def test_what_does_not_fit_is_refused() -> None:
     latents, t, text = random_batch(1)
     with pytest.raises(UserError, match=r"height is 5.*use 4 or 6"):
         tiny_model()(torch.randn(1, CHANNELS, 2, 5, 4), t, text)
+    with pytest.raises(UserError, match=r"there are 2 timesteps for 3 frames of tokens: give 1 or 3"):
+        tiny_model()(latents, t[:, None].expand(1, 2), text)
+    with pytest.raises(UserError, match=r"frames are given to a model .* model.given_frames = false"):
+        tiny_model()(latents, t, text, given=torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(UserError, match=r"timestep per frame needs adaptive norms, which model.name = u_vit lacks"):
         tiny_model(name="u_vit")(latents, t[:, None].expand(1, 3), text)
     for keys in ({"attention_pattern": "factorised"}, {"given_frames": True}, {"text_split": 2}):

@@ -131,6 +131,25 @@ def test_gradients_equal_those_of_softmax_written_out(name: str, backend: str) -
         torch.testing.assert_close(x.grad, y.grad)
 
 
+@pytest.mark.parametrize("wanted", range(3))
+def test_flex_falls_back_on_a_cpu_whichever_input_needs_a_gradient(wanted: int) -> None:
+    tensors = [x.requires_grad_(index == wanted) for index, x in enumerate(inputs())]
+    attention(*tensors, None, "flex").sum().backward()
+    assert tensors[wanted].grad is not None
+
+
+def test_padding_alone_needs_no_memory_for_pairs_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def scaled_dot_product_attention(q: Tensor, *_: Tensor, attn_mask: Tensor) -> Tensor:
+        seen.append(attn_mask.shape)
+        return q
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", scaled_dot_product_attention)
+    attention(*inputs(), AttentionMask(padding()))
+    assert seen == [(B, 1, 1, S)]
+
+
 def test_masked_keys_count_for_nothing() -> None:
     q, k, v = inputs()
     k_other, v_other = (torch.where(padding()[:, None, :, None], x, 1e4) for x in (k, v))

@@ -35,6 +35,8 @@ def test_an_image_checkpoint_becomes_the_start_of_a_video_run(tiny_shards: Path,
     other = run_script(*train[:-1], tmp_path / "other", "model.depth=3")
     assert other.returncode == 2
     assert "(training.initial_weights) is of another model: " in other.stderr
+    absent = run_script(*train[:-1], tmp_path / "other", f"training.initial_weights={tmp_path / 'gone'}")
+    assert (absent.returncode, "(training.initial_weights) does not exist" in absent.stderr) == (2, True)
     again = run_script(*make, tmp_path / "start")
     assert (again.returncode, "already holds a model" in again.stderr) == (2, True)
     nothing = run_script("from_sd3.py", tmp_path, "--data", tiny_shards, "--out", tmp_path / "x")

@@ -50,11 +50,9 @@ class Context(NamedTuple):
     def joint_conditioning(self) -> Conditioning:
         """For the joint sequence, video first."""
         video, text = self.video_conditioning, self.text_conditioning
-        if video is text and video.vector_of_token is None:
-            return video
+        if video.vector_of_token is None or text.vector_of_token is None:
+            return video  # one vector for all tokens
         num_video_vectors = video.vectors.shape[1]
-        assert video.vector_of_token is not None
-        assert text.vector_of_token is not None
         return Conditioning(
             torch.cat((video.vectors, text.vectors), dim=1),
             torch.cat((video.vector_of_token, num_video_vectors + text.vector_of_token)),

@@ -106,14 +106,18 @@ def model_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["caption_projection_dim"] != hidden_size:
         raise UserError(f"caption_projection_dim is {config['caption_projection_dim']}, and must be {hidden_size}")
     patch_size, max_size = config["patch_size"], config["pos_embed_max_size"]
+    qk_norms = {None: "none", "rms_norm": "rms", "layer_norm": "layer"}
+    qk_norm = config.get("qk_norm")  # SD3 is older than this key and than dual attention
+    if qk_norm not in qk_norms:
+        raise UserError(f"qk_norm is {qk_norm} in the checkpoint's config.json, and must be one of {list(qk_norms)}")
     return {
         "name": "mmdit",
         "patch_size": (1, patch_size, patch_size),
         "hidden_size": hidden_size,
         "depth": config["num_layers"],
         "num_heads": config["num_attention_heads"],
-        "qk_norm": {None: "none", "rms_norm": "rms", "layer_norm": "layer"}[config["qk_norm"]],
-        "dual_attention_blocks": tuple(config["dual_attention_layers"]),
+        "qk_norm": qk_norms[qk_norm],
+        "dual_attention_blocks": tuple(config.get("dual_attention_layers", ())),
         "attention_pattern": "factorised",
         "rotary": False,
         "spatial_position": "sincos",

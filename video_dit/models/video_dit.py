@@ -120,15 +120,22 @@ class VideoDiT(nn.Module):
             [B, C, F, H, W], the prediction; what it means is the objective's affair.
 
         Raises:
-            UserError: the latents fit neither the patches nor the learned positions, or a timestep per frame meets a
-                backbone without adaptive norms.
+            UserError: the latents fit neither the patches nor the learned positions, there are other timesteps than one
+                or one per frame of tokens, one per frame meets a backbone without adaptive norms, or frames are given
+                to a model without `given_frames`.
         """
         config = self.config
         grid = token_grid(Grid(*latents.shape[2:]), config.patch_size)
         if config.given_frames:
             given = latents.new_zeros(len(latents), latents.shape[2], dtype=torch.bool) if given is None else given
             latents, t = self._mark_given(latents, t, given)
+        elif given is not None:
+            raise UserError("frames are given to a model that was built with model.given_frames = false")
         t = t.view(len(t), -1)
+        if t.shape[1] not in (1, grid.frames):
+            raise UserError(
+                f"there are {t.shape[1]} timesteps for {grid.frames} frames of tokens: give 1 or {grid.frames}"
+            )
         if t.shape[1] > 1 and not config.has_adaptive_norms:
             raise UserError(f"a timestep per frame needs adaptive norms, which model.name = {config.name} lacks here")
 

@@ -126,10 +126,10 @@ def attention(
     Returns:
         [B, N, S, K].
     """
-    return _choose(q_BNSK, k_BNSK, mask, backend)(q_BNSK, k_BNSK, v_BNSK, mask)
+    return _choose(q_BNSK, k_BNSK, v_BNSK, mask, backend)(q_BNSK, k_BNSK, v_BNSK, mask)
 
 
-def _choose(q: Tensor, k: Tensor, mask: AttentionMask | None, backend: str) -> Attention:
+def _choose(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, backend: str) -> Attention:
     if backend == "auto" and q.is_cuda and mask is not None and mask.groups is not None:
         if mask.shares_keys:
             return _flex
@@ -137,7 +137,8 @@ def _choose(q: Tensor, k: Tensor, mask: AttentionMask | None, backend: str) -> A
         return _xformers if uneven and _xformers_has_kernels() else _sdpa
     if backend == "xformers" and q.is_cuda and _xformers_has_kernels():
         return _xformers
-    if backend == "flex" and (q.is_cuda or not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))):
+    needs_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if backend == "flex" and (q.is_cuda or not needs_gradients):
         return _flex
     return _sdpa
 

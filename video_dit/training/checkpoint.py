@@ -37,6 +37,10 @@ def load_initial_weights(model: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is no safetensors file, or holds the weights of another model.
     """
+    if not file.is_file():
+        raise UserError(
+            f"{file} (training.initial_weights) does not exist: name a safetensors file, or leave the key out"
+        )
     try:
         weights = load_file(file)
     except SafetensorError as error:
