@@ -41,6 +41,26 @@ def test_losses_and_weights_do_not_depend_on_ranks_or_zero_stage(
         torch.testing.assert_close(weights(tmp_path, NUM_STEPS)[name], theirs, atol=1e-3, rtol=0)
 
 
+BACKBONES = {
+    "u_vit": ("model.name=u_vit",),
+    "dit, factorised": ("model.name=dit", "model.attention_pattern=factorised"),
+    "one stream, window": ("model.single_stream_blocks=1", "model.attention_pattern=window"),
+    "cross_dit, recomputed": ("model.name=cross_dit", "model.recompute_blocks=2", "model.feed_forward_chunk_size=3"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("keys", BACKBONES.values(), ids=BACKBONES)
+def test_every_kind_of_backbone_trains_under_zero_3(keys: tuple[str, ...], tiny_shards: Path, tmp_path: Path) -> None:
+    """ZeRO-3 rebuilds the arguments of every module to gather its weights."""
+    few = "training.steps=5"
+    alone = start(tmp_path / "alone", tiny_shards, 1, "training.zero_stage=0", *keys, few)
+    sharded = start(tmp_path / "sharded", tiny_shards, 2, "training.zero_stage=3", *keys, few)
+    assert len(alone) == 5
+    assert sharded == pytest.approx(alone, abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_micro_batches_do_not_change_the_losses(reference: Path, tiny_shards: Path, tmp_path: Path) -> None:
