@@ -10,7 +10,8 @@ def line_chart(
 ) -> Image.Image:
     """Lines through points, both axes from zero, with a legend; `level` is a y to mark across the chart."""
     colours = ("#222222", "#d95f02", "#1b7837", "#2166ac", "#762a83", "#b2182b")
-    width, height, left, top, right, bottom = 900, 560, 90, 40, 30, 70
+    width, height, left, top, right = 900, 560, 90, 40, 30
+    bottom = 80 + 24 * len(series)  # the legend stands below the axis, where it hides nothing
     x_step, x_max = ticks(max(x for points in series.values() for x, _ in points))
     y_step, y_max = ticks(max(y for points in series.values() for _, y in points))
     image = Image.new("RGB", (width, height), "white")
@@ -30,7 +31,7 @@ def line_chart(
         draw.line((*place(0, y), *place(x_max, y)), fill="#e4e4e4")
         draw.text((left - 8, place(0, y)[1]), f"{y:g}", fill="black", font=font, anchor="rm")
     draw.line((*place(0, y_max), *place(0, 0), *place(x_max, 0)), fill="black", width=2)
-    draw.text(((left + width - right) / 2, height - 28), x_label, fill="black", font=font, anchor="mt")
+    draw.text(((left + width - right) / 2, height - bottom + 30), x_label, fill="black", font=font, anchor="mt")
     draw.text((left - 8, top - 14), y_label, fill="black", font=font, anchor="rb")
     if level is not None:
         draw.line((*place(0, level), *place(x_max, level)), fill="#999999", width=2)
@@ -38,8 +39,9 @@ def line_chart(
         draw.line([place(*point) for point in points], fill=colour, width=3)
         for point in points:
             draw.circle(place(*point), 5, fill=colour)
-        draw.line((width - 330, 60 + 24 * row, width - 300, 60 + 24 * row), fill=colour, width=3)
-        draw.text((width - 290, 60 + 24 * row), name, fill="black", font=font, anchor="lm")
+        legend_y = height - bottom + 68 + 24 * row
+        draw.line((left, legend_y, left + 30, legend_y), fill=colour, width=3)
+        draw.text((left + 40, legend_y), name, fill="black", font=font, anchor="lm")
     return image
 
 

@@ -4,12 +4,14 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-import benchmark
+import model_memory
 import pytest
 import torch
-from benchmark import compare, count_flops, near_square, peak_memory, tokens_within
 from launch import run_script
 from line_chart import line_chart, ticks
+from model_inputs import near_square
+from model_memory import peak_memory, tokens_within
+from model_speed import WARM_UPS, compare, count_flops, in_turns
 from PIL import Image
 from torch import nn
 
@@ -40,15 +42,15 @@ def test_each_variant_goes_on_until_it_needs_what_the_plain_model_needs(monkeypa
             // ((2 if "feed_forward_chunk_size" in keys else 1) * (4 if "recompute_blocks" in keys else 1))
         )
 
-    monkeypatch.setattr(benchmark, "step_in_own_process", peak)
+    monkeypatch.setattr(model_memory, "step_in_own_process", peak)
     args = Namespace(
         memory_hidden_size=64, memory_depth=2, memory_tokens=[100, 200], chunk_size=16, text_tokens=7,
         memory_precision="fp32",
     )  # fmt: skip
-    memory = benchmark.measure_memory(args)
+    memory = model_memory.measure_memory(args)
     assert memory["ratio_to_plain"] == {"plain": 1, "chunked": 2, "recomputed": 4, "both": 8}
-    assert benchmark.memory_chart(memory).size == (900, 560)
-    assert "8.00x" in benchmark.memory_table(memory)
+    assert model_memory.memory_chart(memory).size == (900, 560)
+    assert "8.00x" in model_memory.memory_table(memory)
 
 
 def test_flops_of_a_block_are_those_of_its_formula() -> None:
@@ -72,6 +74,21 @@ def test_the_backward_pass_counts_twice_for_products_and_two_and_a_half_times_fo
 
     attention, product = 4 * 2 * 16 * 16 * 8, 2 * 2 * 16 * 8 * 8
     assert count_flops(step) == attention * 3.5 + product * 3
+
+
+def test_the_sides_take_turns_and_find_no_gradients_of_the_round_before() -> None:
+    layers = {"ours": nn.Linear(2, 2), "theirs": nn.Linear(2, 2)}
+    order = []
+
+    def work(name: str) -> None:
+        assert all(layer.weight.grad is None for layer in layers.values())
+        order.append(name)
+        layers[name](torch.ones(1, 2)).sum().backward()
+
+    works = {name: (lambda name=name: work(name)) for name in layers}
+    seconds = in_turns(works, 3, torch.device("cpu"), layers.values())
+    assert order == ["ours", "theirs"] * (WARM_UPS + 3)
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
 
 
 def test_near_square_grids_have_the_number_of_tokens() -> None:
