@@ -146,7 +146,9 @@ class ModelConfig(Table):
     )
     position_scale: Positive = Field(1.0, description="distance between neighbouring tokens of a frame")
     reference_fps: Positive | None = Field(
-        None, description="places in time are seconds times this, whatever the clip's rate; none: they count tokens"
+        None,
+        description="places in time count tokens of a clip at this rate, so that clips of all rates share one axis; "
+        "none: each clip counts its own tokens",
     )
 
     attention_pattern: Literal["full", "factorised", "window"] = Field(
