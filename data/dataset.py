@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.shards import DatasetInfo, Sample, ShardReader
-from video_dit.contracts import Batch, ClipInfo, TextCondition
+from video_dit.contracts import Batch, ClipInfo, TextCondition, TextSegment
 from video_dit.errors import UserError
 from video_dit.seeds import derive_seed
 
@@ -55,6 +55,10 @@ class ClipDataset(Dataset[tuple[Sample, int]]):
         """The text encoder's answer to the empty prompt, one row."""
         sample = ShardReader(self.folder / "empty_prompt.arrow")[0]
         return TextCondition(*(tensor[None] for tensor in sample.text))
+
+    def text_segments(self) -> tuple[TextSegment, ...]:
+        """Which part of the text is which encoder's."""
+        return self.info.encoded.segments
 
     def example_prompts(self) -> list[str]:
         return (self.folder / "example_prompts.txt").read_text(encoding="utf-8").splitlines()

@@ -11,9 +11,9 @@ from data.dataset import ClipDataset, load_batches, micro_batch_positions
 from data.shards import DatasetInfo
 from video_dit.config import load_config
 from video_dit.contracts import Batch
-from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder
+from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
 from video_dit.training.engine import ranks
 from video_dit.training.loop import train
@@ -32,8 +32,8 @@ def main() -> None:
 
     config = load_config(args.config, args.overrides, fixed=DatasetInfo.read(args.data).tables)
     dataset = ClipDataset(args.data, config.seed)
-    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    tokens_per_sample = config.token_grid.size + text_encoder.max_length
+    encoded = dataset.info.encoded
+    tokens_per_sample = token_grid(encoded.grid, config.model.patch_size).size + encoded.text_length
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
         positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
@@ -42,7 +42,7 @@ def main() -> None:
     with ranks() as rank:
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
-        model = build_model(config, autoencoder, text_encoder)
+        model = build_model(config, encoded)
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
