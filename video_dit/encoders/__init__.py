@@ -18,7 +18,13 @@ def build_autoencoder(config: AutoencoderConfig, device: torch.device = _CPU) ->
     Raises:
         UserError: the model is not there, or is none that can be used.
     """
-    return PixelAutoencoder() if config.name == "pixel" else HaarAutoencoder()
+    if config.name == "pixel":
+        return PixelAutoencoder()
+    if config.name == "haar":
+        return HaarAutoencoder()
+    from video_dit.encoders.diffusers_autoencoders import DiffusersAutoencoder
+
+    return DiffusersAutoencoder(config, device)
 
 
 def build_text_encoder(config: TextEncoderConfig, device: torch.device = _CPU) -> TextEncoder:
@@ -26,7 +32,11 @@ def build_text_encoder(config: TextEncoderConfig, device: torch.device = _CPU) -
     Raises:
         UserError: a model is not there, or is none that can be used.
     """
-    return HashTextEncoder(config.max_length, config.width)
+    if config.name == "hash":
+        return HashTextEncoder(config.max_length, config.width)
+    from video_dit.encoders.transformers_text import TransformersTextEncoder
+
+    return TransformersTextEncoder(config, device)
 
 
 def truncation_warning(encoder: TextEncoder, prompt: str) -> str | None:
