@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import torch
 from command_line import CONFIG_HELP, progress_bar, run_program
 
 from data.preprocess import preprocess
@@ -22,12 +23,13 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     config = load_config(args.config, args.overrides)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = preprocess(
         args.source,
         args.out,
         config,
-        build_autoencoder(config.autoencoder),
-        build_text_encoder(config.text_encoder),
+        build_autoencoder(config.autoencoder, device),
+        build_text_encoder(config.text_encoder, device),
         args.overwrite,
         lambda videos, count: progress_bar(videos, total=count, unit="video", label="preprocessing"),
     )

@@ -1,6 +1,9 @@
 """Fixtures that several test files share."""
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library that could look a model up is imported
+
 from pathlib import Path
 
 import numpy as np

@@ -43,6 +43,9 @@ def test_mistakes_are_named_with_what_was_meant(override: str, message: str, tmp
         load_config(tmp_path / "run.toml", [override])
 
 
+BERT = ("text_encoder.name=transformers", 'text_encoder.models=["bert"]')
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -61,6 +64,13 @@ def test_mistakes_are_named_with_what_was_meant(override: str, message: str, tmp
         (["model.window_size=[2, 3, 3]"], r"model.window_size is \[2, 3, 3\], and must be odd"),
         (["model.text_split=4", "model.attention_pattern=factorised"], r"text_split does not go with .* factorised"),
         (["model.name=u_vit", "model.given_frames=true"], r"given_frames needs a timestep.*use model.name = mmdit"),
+        (["autoencoder.tile_size=[8, 16, 32]"], r"overlap is \[4, 16, 16\], and must be less than .* = \[8, 16, 32\]"),
+        (["autoencoder.name=diffusers"], r"autoencoder.model is for .* = diffusers, which needs it: .* pixel or haar"),
+        (["autoencoder.model=vae"], r"autoencoder.model is for autoencoder.name = diffusers"),
+        (["text_encoder.name=transformers"], r"text_encoder.models is for .* which needs it: .*name = hash"),
+        (["text_encoder.hidden_layer=-2"], r"text_encoder.hidden_layer is not for text_encoder.name = hash: leave it"),
+        ([*BERT, "text_encoder.width=4"], r"text_encoder.width is not for text_encoder.name = transformers"),
+        ([*BERT, "text_encoder.max_lengths=[7, 8]"], r"max_lengths has 2 numbers for 1 models: give one for each, or"),
         (["model.attention_backend=flash"], r"model.attention_backend = 'flash': input should be 'auto', 'sdpa'"),
     ],
 )  # fmt: skip

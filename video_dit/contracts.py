@@ -115,12 +115,14 @@ class Autoencoder(Protocol):
     channels: channels of the latents.
     causal: the first frame is a latent frame of its own, and groups of `stride[0]` follow.
     frame_step: a clip, after that first frame, has a multiple of so many frames; itself a multiple of `stride[0]`.
+    streams: goes through time in steps, so that a long clip takes no more memory than a short one.
     """
 
     stride: tuple[int, int, int]
     channels: int
     causal: bool
     frame_step: int
+    streams: bool
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, F, H, W] in [-1, 1] to latents of about unit scale, [B, C, *latent_grid]. Draws nothing at random."""

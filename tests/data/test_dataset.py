@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import replace
 from itertools import islice
@@ -9,6 +10,9 @@ import torch
 
 from data.dataset import ClipDataset, load_batches, micro_batch_positions
 from data.shards import DatasetInfo, ShardReader, write_shard
+from video_dit.config import Config
+from video_dit.contracts import EncodedShape
+from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 
 BATCH_SIZE = 8
@@ -91,6 +95,24 @@ def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) 
     info.write(tmp_path)
     with pytest.raises(UserError, match=f"{name} is damaged"):
         ClipDataset(tmp_path, seed=0)
+
+
+def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path, tiny_config: Config) -> None:
+    autoencoder, text_encoder = build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)
+    dataset = ClipDataset(tiny_shards, seed=0)
+    assert dataset.info.encoded == EncodedShape.of(tiny_config.data.grid, autoencoder, text_encoder)
+    assert dataset.text_segments() == text_encoder.segments
+    sample = dataset[0][0]
+    assert sample.latents.shape == (dataset.info.encoded.channels, *dataset.info.encoded.grid)
+    assert sample.text.embeds.shape == (dataset.info.encoded.text_length, dataset.info.encoded.text_width)
+
+
+def test_a_dataset_file_of_another_version_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
+    values = json.loads((tiny_shards / "dataset.json").read_text())
+    del values["encoded"]
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"dataset.json is of another version: preprocess with --overwrite"):
+        DatasetInfo.read(tmp_path)
 
 
 def test_shards_of_another_version_are_refused(tiny_shards: Path, tmp_path: Path) -> None:

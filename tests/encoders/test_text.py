@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import torch
 
+from video_dit.encoders import truncation_warning
 from video_dit.encoders.text import HashTextEncoder
 
 
@@ -47,3 +51,18 @@ def test_embeddings_have_unit_scale_and_alike_words_are_near() -> None:
     similarity = torch.nn.functional.cosine_similarity(words[:1], words)
     assert similarity[1] > 0.4
     assert similarity[2:].abs().max() < 0.4
+
+
+def test_a_prompt_that_is_too_long_is_named() -> None:
+    assert truncation_warning(encoder(), "one two three four five six") is None
+    warning = truncation_warning(encoder(), "one two three four five six seven")
+    assert warning is not None
+    assert "hash reads 6 of 7: one two three" in warning
+
+
+def test_pretrained_encoders_libraries_are_imported_only_when_asked_for() -> None:
+    code = """
+import sys, data.preprocess, data.dataset, video_dit.encoders, video_dit.models, video_dit.sampling.pipeline
+print(sorted({"diffusers", "transformers", "huggingface_hub"} & sys.modules.keys()))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -87,11 +87,11 @@ class AutoencoderConfig(Table):
     frames_per_chunk: Count = Field(16, description="diffusers: frames that an image autoencoder takes at a time")
     tile_size: PatchSize | None = Field(
         None,
-        description="latent cells (time, height, width) that are encoded or decoded at a time, to save memory; none: "
-        "the whole clip",
+        description="latent cells (time, height, width) that are encoded or decoded at a time, to save memory; time is "
+        "cut for LTX-Video and Mochi alone, as the others stream through it; none: the whole clip",
     )
     tile_overlap: tuple[CountOrZero, CountOrZero, CountOrZero] = Field(
-        (4, 16, 16), description="latent cells that a tile shares with the next, and over whose middle half they blend"
+        (4, 16, 16), description="latent cells that a tile shares with the next; they blend over its middle quarter"
     )
 
     @model_validator(mode="after")

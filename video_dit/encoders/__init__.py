@@ -9,6 +9,7 @@ from video_dit.config import AutoencoderConfig, TextEncoderConfig
 from video_dit.contracts import Autoencoder, TextEncoder, truncated_by
 from video_dit.encoders.autoencoders import HaarAutoencoder, PixelAutoencoder
 from video_dit.encoders.text import HashTextEncoder
+from video_dit.encoders.tiling import TiledAutoencoder
 
 _CPU = torch.device("cpu")
 
@@ -18,6 +19,11 @@ def build_autoencoder(config: AutoencoderConfig, device: torch.device = _CPU) ->
     Raises:
         UserError: the model is not there, or is none that can be used.
     """
+    autoencoder = _autoencoder(config, device)
+    return TiledAutoencoder(autoencoder, config.tile_size, config.tile_overlap) if config.tile_size else autoencoder
+
+
+def _autoencoder(config: AutoencoderConfig, device: torch.device) -> Autoencoder:
     if config.name == "pixel":
         return PixelAutoencoder()
     if config.name == "haar":

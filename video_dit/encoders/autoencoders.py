@@ -9,6 +9,7 @@ from video_dit.config import AUTOENCODER_STRIDES
 
 class _Weightless:
     causal = False
+    streams = False
 
     def to(self, device: torch.device) -> None:
         """Nothing to move: latents and pixels stay where they are."""

@@ -1,8 +1,8 @@
 """Image and video autoencoders of the diffusers library.
 
 Latents are normalized as the model's own pipeline does it: (z - mean) * scaling_factor / std, with what the model's
-config has of these, per channel where it does. Pixels are in [-1, 1] for all of them; AutoencoderTiny, which was trained
-on [0, 1], converts by itself.
+config has of these, per channel where it does. Pixels are in [-1, 1] for all of them; AutoencoderTiny, made for [0, 1],
+converts by itself.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,8 @@ class DiffusersAutoencoder:
         self.causal = self._is_video
         # CogVideoX's decoder tells a first frame from its followers by an odd number of latent frames.
         self.frame_step = 2 * time if kind == "AutoencoderKLCogVideoX" else time
+        # The others see frames alone or have a cache; HunyuanVideo blends windows of its own.
+        self.streams = kind not in ("AutoencoderKLLTXVideo", "AutoencoderKLMochi")
         settings = self._model.config
         self.channels: int = settings.z_dim if kind == "AutoencoderKLWan" else settings.latent_channels
         self._mean, self._scale = _statistics(self._model)

@@ -24,8 +24,8 @@ class VideoPipeline:
     def __init__(self, config: Config, weights: dict[str, Tensor], device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.autoencoder = build_autoencoder(config.autoencoder)
-        self.text_encoder = build_text_encoder(config.text_encoder)
+        self.autoencoder = build_autoencoder(config.autoencoder, device)
+        self.text_encoder = build_text_encoder(config.text_encoder, device)
         encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
         self.model: nn.Module = build_model(config, encoded)
         self.model.load_state_dict(weights)

@@ -1,0 +1,59 @@
+"""The three programs on pretrained encoders: tiny ones, with random weights."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import transformers
+from launch import run_script
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from data.dataset import ClipDataset
+from video_dit.contracts import TextSegment
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Wan and a BERT."""
+    folder = tmp_path_factory.mktemp("encoders")
+    diffusers.AutoencoderKLWan(base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).save_pretrained(
+        folder / "wan"
+    )
+    words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "a", "red", "circle", "moves", "left"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder / "bert")
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(folder / "bert")
+    return folder / "wan", folder / "bert"
+
+
+def test_from_videos_to_a_clip(encoders: tuple[Path, Path], shapes_videos: Path, tmp_path: Path) -> None:
+    wan, bert = encoders
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    settings = (
+        "data.fps=8", "data.num_frames=5", "data.height=16", "data.width=16", "autoencoder.name=diffusers",
+        f"autoencoder.model={wan}", "text_encoder.name=transformers", f'text_encoder.models=["{bert}"]',
+        "text_encoder.max_lengths=[4]",
+    )  # fmt: skip
+    made = run_script("preprocess.py", shapes_videos, "--out", shards, *settings)
+    assert made.returncode == 0, made.stderr
+    assert f"      60  with a caption cut to 4 tokens (text encoder: {bert})\n" in made.stdout
+    dataset = ClipDataset(shards, seed=0)
+    assert dataset.text_segments() == (TextSegment((0, 4), (0, 16), (0, 16), str(bert)),)
+    assert dataset[0][0].latents.shape == (16, *dataset.info.encoded.grid) == (16, 2, 2, 2)
+
+    model = ("model.patch_size=[1,1,1]", "model.hidden_size=32", "model.depth=1", "model.num_heads=2")
+    train = ("train.py", "--data", shards, "--run", run, "training.steps=2", "training.batch_size=4", *model)
+    trained = run_script(*train)
+    assert trained.returncode == 0, trained.stderr
+    clips = run_script("generate.py", "--run", run, "--out", tmp_path / "clips", "--steps", 2, "a red circle")
+    assert clips.returncode == 0, clips.stderr
+    refused = run_script("preprocess.py", shapes_videos, "--out", shards, *settings, "data.num_frames=8")
+    assert (refused.returncode, "takes 4k + 1 frames: use 5 or 9" in refused.stderr) == (2, True)
