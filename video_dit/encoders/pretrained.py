@@ -37,12 +37,12 @@ class Source(NamedTuple):
         return self._replace(name=f"{self.name}/{folder}") if self.is_local else self._replace(subfolder=folder)
 
     def beside(self, prefix: str, other: str) -> "Source":
-        """The neighbour of a folder: "text_encoder_2" beside "tokenizer_2"; itself where it is called otherwise."""
-        path = Path(self.name) if self.is_local else Path(self.subfolder)
-        if not path.name.startswith(prefix):
-            return self
-        neighbour = str(path.with_name(path.name.replace(prefix, other, 1)))
-        return self._replace(name=neighbour) if self.is_local else self._replace(subfolder=neighbour)
+        """The neighbour in a pipeline, such as "tokenizer_2" of "text_encoder_2"; itself where there is none."""
+        path = Path(self.name if self.is_local else self.subfolder)
+        neighbour = path.with_name(path.name.replace(prefix, other, 1)) if path.name.startswith(prefix) else path
+        if self.is_local:
+            return self._replace(name=str(neighbour)) if neighbour.is_dir() else self
+        return self._replace(subfolder=neighbour.as_posix() if self.subfolder else "")
 
     @property
     def options(self) -> dict[str, Any]:
