@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
@@ -163,6 +164,18 @@ def test_neighbours_in_a_batch_change_nothing(kind: str, tmp_path: Path) -> None
             torch.testing.assert_close(ours[row], alone[0], atol=1e-5, rtol=1e-4)
     assert together.mask.any(1).all()  # the empty prompt too is something
     assert all(tensor.isfinite().all() for tensor in together)
+
+
+def test_a_t5_whose_tokenizer_is_a_sentencepiece_model_alone(tmp_path: Path) -> None:
+    (tmp_path / "sentences.txt").write_text("a red circle moves left\nthe blue square jumps over it\n" * 20)
+    SentencePieceTrainer.train(
+        input=str(tmp_path / "sentences.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=26, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>",
+    )  # fmt: skip
+    config = transformers.T5Config(vocab_size=150, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path)
+    pieces = SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode("a red circle")
+    assert build(str(tmp_path)).num_tokens("a red circle") == (len(pieces) + 1,)
 
 
 @pytest.fixture(scope="module")

@@ -65,17 +65,20 @@ def explained(key: str, text: str, default: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{key} names {text}, which cannot be loaded from a config and safetensors: {_reason(text, error)}, or use "
+            f"{key} names {text}, which cannot be loaded from a config and safetensors: {_reason(text, error)}; or use "
             f"{default}, which needs no weights"
         ) from error
 
 
 def _reason(text: str, error: Exception) -> str:
-    if text.startswith(("/", ".", "~")) and not Path(text).is_dir():
-        return "there is no such folder; name the folder of a model or a model of the hub"
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    if Path(text).is_dir():
+        return f"{reason}. See that the folder is whole"
+    if text.startswith(("/", ".", "~")):
+        return "there is no such folder. Name the folder of a model, or a model of the hub"
     return (
-        f"{str(error).strip().splitlines()[0]} Name a folder that holds it, or fetch it from the hub with "
-        f"'hf download {Source.parse(text).name}' and without HF_HUB_OFFLINE"
+        f"{reason}. Name the folder of a model, or fetch this one with 'hf download {Source.parse(text).name}' and "
+        "without HF_HUB_OFFLINE"
     )
 
 
