@@ -25,6 +25,14 @@ class TextCondition(NamedTuple):
         return TextCondition(*(tensor.to(device) for tensor in self))  # type: ignore[call-overload]
 
 
+class TextSegment(NamedTuple):
+    """What one of several joined text encoders has in a `TextCondition`: [start, stop) of tokens, channels, pooled."""
+
+    tokens: tuple[int, int]
+    channels: tuple[int, int]
+    pooled: tuple[int, int]
+
+
 class ClipInfo(NamedTuple):
     """Where clips come from, for models that are conditioned on it (as SDXL is: Podell et al. 2023, section 2.2).
 
@@ -48,12 +56,14 @@ class Batch(NamedTuple):
     text: the captions' embeddings.
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
+    positions: [B] int64, in the order of all epochs, which (seed, epoch) alone decide.
     """
 
     latents: Tensor
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
+    positions: Tensor
 
 
 class TextEncoder(Protocol):
