@@ -58,9 +58,8 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         return TextCondition(*(tensor[None] for tensor in sample.text))
 
     def text_segments(self) -> tuple[TextSegment, ...]:
-        """Where each of the joined text encoders' part of a condition is."""
-        embeds, _, pooled = self.empty_prompt()
-        return (TextSegment((0, embeds.shape[1]), (0, embeds.shape[2]), (0, pooled.shape[1])),)
+        """Which part of the text is which encoder's."""
+        return self.info.encoded.segments
 
     def example_prompts(self) -> list[str]:
         return (self.folder / "example_prompts.txt").read_text(encoding="utf-8").splitlines()

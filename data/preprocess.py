@@ -14,10 +14,9 @@ from data.manifest import Dropped, Video, discover
 from data.shards import DatasetInfo, Sample, write_shard
 from data.video import VideoError, Window, probe, read_windows
 from video_dit.config import Config
-from video_dit.contracts import Autoencoder, ClipInfo, TextCondition, TextEncoder
+from video_dit.contracts import Autoencoder, ClipInfo, EncodedShape, TextCondition, TextEncoder, truncated_by
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
-from video_dit.shapes import latent_grid
 
 NUM_EXAMPLE_PROMPTS = 8
 
@@ -75,7 +74,7 @@ def preprocess(
         UserError: the source cannot be used, clips of this size do not fit the autoencoder, `out` holds other shards,
             or nothing came out.
     """
-    latent_grid(config.data.grid, autoencoder.stride)
+    encoded = EncodedShape.of(config.data.grid, autoencoder, text_encoder)
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
     inputs = _fingerprint(videos)
@@ -121,7 +120,7 @@ def preprocess(
     write_shard(out / "empty_prompt.arrow", [Sample("", "", torch.zeros(0), _row(text_encoder.encode([""])), no_clip)])
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
-    DatasetInfo(tables, inputs, shards).write(out)
+    DatasetInfo(tables, inputs, encoded, shards).write(out)
     return report
 
 
@@ -150,7 +149,8 @@ def encode_video(
     for index, (frames, source_size, crop) in enumerate(windows):
         pixels = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w") / 127.5 - 1
         clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (config.data.fps, source_size, crop)))
-        samples.append(Sample(f"{video.id}#{index}", caption, autoencoder.encode(pixels)[0], text, clip))
+        latents = autoencoder.encode(pixels)[0].cpu()
+        samples.append(Sample(f"{video.id}#{index}", caption, latents, text, clip))
     return samples, problem
 
 
@@ -166,12 +166,12 @@ def _account(
         report.notes["damaged, and cut where the damage begins"] += 1
     if video.caption is None:
         report.notes["without a caption, and given an empty one"] += 1
-    elif text_encoder.num_tokens(video.caption) > text_encoder.max_length:
-        report.notes[f"with a caption cut to {text_encoder.max_length} tokens (text_encoder.max_length)"] += 1
+    for segment, _ in truncated_by(text_encoder, video.caption or ""):
+        report.notes[f"with a caption cut to {segment.max_tokens} tokens (text encoder: {segment.name})"] += 1
 
 
 def _row(condition: TextCondition) -> TextCondition:
-    return TextCondition(*(tensor[0] for tensor in condition))
+    return TextCondition(*(tensor[0].cpu() for tensor in condition))
 
 
 def _spread(items: list[str], count: int) -> list[str]:

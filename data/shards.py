@@ -20,9 +20,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from video_dit.contracts import ClipInfo, TextCondition
+from video_dit.contracts import ClipInfo, EncodedShape, TextCondition, TextSegment
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
+from video_dit.shapes import Grid
 
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("caption", pa.string())]
@@ -45,10 +46,17 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """dataset.json. `tables` are the config tables that the shards were made with; `inputs` names what they hold."""
+    """dataset.json.
+
+    tables: the config tables that the shards were made with.
+    inputs: names what they hold.
+    encoded: what the encoders made of each clip.
+    shards: how many clips are in each file.
+    """
 
     tables: dict[str, dict[str, Any]]
     inputs: str
+    encoded: EncodedShape
     shards: dict[str, int]
 
     @property
@@ -56,18 +64,32 @@ class DatasetInfo:
         return sum(self.shards.values())
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / "dataset.json", json.dumps(self.__dict__, indent=2) + "\n")
+        segments = [segment._asdict() for segment in self.encoded.segments]
+        values = {**self.__dict__, "encoded": {**self.encoded._asdict(), "segments": segments}}
+        write_atomically(folder / "dataset.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "DatasetInfo":
         """
         Raises:
-            UserError: the folder holds no finished shards.
+            UserError: the folder holds no finished shards, or those of another version.
         """
         path = folder / "dataset.json"
         if not path.exists():
             raise UserError(f"{folder} holds no shards (it has no dataset.json): make them with scripts/preprocess.py")
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.keys() != cls.__dataclass_fields__.keys():
+            raise UserError(f"{path} is of another version: preprocess with --overwrite")
+        return cls(**{**values, "encoded": _encoded_shape(values["encoded"])})
+
+
+def _encoded_shape(values: dict[str, Any]) -> EncodedShape:
+    """From JSON, which knows lists alone."""
+    segments = [
+        TextSegment(**{key: value if key == "name" else tuple(value) for key, value in segment.items()})
+        for segment in values["segments"]
+    ]
+    return EncodedShape(**{**values, "grid": Grid(*values["grid"]), "segments": tuple(segments)})
 
 
 def write_shard(path: Path, samples: list[Sample]) -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from data.shards import DatasetInfo
 from video_dit.config import TrainingConfig, dump, load_config
-from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 from video_dit.models import VideoDiT
@@ -32,18 +31,18 @@ def main() -> None:
     weights = args.out / "model.safetensors"
     if weights.exists():
         raise UserError(f"{args.out} already holds a model: give another --out")
-    data = load_config(fixed=DatasetInfo.read(args.data).tables)
-    autoencoder, text_encoder = build_autoencoder(data.autoencoder), build_text_encoder(data.text_encoder)
+    info = DatasetInfo.read(args.data)
+    data, encoded = load_config(fixed=info.tables), info.encoded
     sd3 = read_config(args.checkpoint)
     torch.manual_seed(args.seed)
     model = VideoDiT.from_sd3(
         args.checkpoint,
-        num_frames=data.latent_grid.frames,
-        channels=autoencoder.channels,
-        text_width=text_encoder.width,
-        pooled_width=text_encoder.pooled_width,
+        num_frames=encoded.grid.frames,
+        channels=encoded.channels,
+        text_width=encoded.text_width,
+        pooled_width=encoded.pooled_width,
     )
-    token_grid(data.latent_grid, model.config.patch_size)
+    token_grid(encoded.grid, model.config.patch_size)
 
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), weights)
@@ -54,9 +53,9 @@ def main() -> None:
         f"{num_parameters / 1e6:.1f} M parameters, {model.config.depth} blocks within frames and as many through time"
     )
     widths = {
-        "latents": (autoencoder.channels, sd3["in_channels"]),
-        "text": (text_encoder.width, sd3["joint_attention_dim"]),
-        "pooled text": (text_encoder.pooled_width, sd3["pooled_projection_dim"]),
+        "latents": (encoded.channels, sd3["in_channels"]),
+        "text": (encoded.text_width, sd3["joint_attention_dim"]),
+        "pooled text": (encoded.pooled_width, sd3["pooled_projection_dim"]),
     }
     fresh = [f"{name} ({ours} for {theirs})" for name, (ours, theirs) in widths.items() if ours != theirs]
     if fresh:

@@ -12,10 +12,10 @@ from data.dataset import ClipDataset, load_batches, load_once, micro_batch_posit
 from data.shards import DatasetInfo
 from video_dit.config import load_config
 from video_dit.contracts import Batch
-from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder
+from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
 from video_dit.training.engine import ranks
 from video_dit.training.loop import train
@@ -37,8 +37,8 @@ def main() -> None:
 
     config = load_config(args.config, args.overrides, fixed=DatasetInfo.read(args.data).tables)
     dataset = ClipDataset(args.data, config.seed)
-    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    tokens_per_sample = config.token_grid.size + text_encoder.max_length
+    encoded = dataset.info.encoded
+    tokens_per_sample = token_grid(encoded.grid, config.model.patch_size).size + encoded.text_length
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
         positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
@@ -55,7 +55,7 @@ def main() -> None:
     with ranks() as rank:
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
-        model = build_model(config, autoencoder, text_encoder)
+        model = build_model(config, encoded)
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:

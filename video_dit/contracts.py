@@ -1,4 +1,4 @@
-"""What the rooms hand to each other: a text condition, a batch, and the two kinds of encoder.
+"""What the rooms hand to each other: a text condition, a batch, the two kinds of encoder and the shapes they make.
 
 These stand below every room, so that `data` can use an encoder that it was given without knowing `video_dit.encoders`,
 and training can read batches without knowing `data`.
@@ -6,7 +6,10 @@ and training can read batches without knowing `data`.
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from video_dit.shapes import Grid, latent_grid
 
 
 class TextCondition(NamedTuple):
@@ -23,14 +26,6 @@ class TextCondition(NamedTuple):
 
     def to(self, device: object) -> "TextCondition":
         return TextCondition(*(tensor.to(device) for tensor in self))  # type: ignore[call-overload]
-
-
-class TextSegment(NamedTuple):
-    """What one of several joined text encoders has in a `TextCondition`: [start, stop) of tokens, channels, pooled."""
-
-    tokens: tuple[int, int]
-    channels: tuple[int, int]
-    pooled: tuple[int, int]
 
 
 class ClipInfo(NamedTuple):
@@ -66,24 +61,52 @@ class Batch(NamedTuple):
     positions: Tensor
 
 
+class TextSegment(NamedTuple):
+    """The part of a `TextCondition` that is one text encoder's own, so that it can be dropped alone.
+
+    Ranges are (start, stop). Encoders that are joined along channels share their tokens.
+
+    tokens: of L.
+    channels: of Dt.
+    pooled: of Dp; empty where the encoder gives no pooled vector.
+    name: the encoder's, as a user knows it.
+    """
+
+    tokens: tuple[int, int]
+    channels: tuple[int, int]
+    pooled: tuple[int, int]
+    name: str
+
+    @property
+    def max_tokens(self) -> int:
+        """Longer prompts are cut."""
+        return self.tokens[1] - self.tokens[0]
+
+
 class TextEncoder(Protocol):
     """Turns prompts into a `TextCondition`.
 
-    max_length: L; longer prompts are cut.
+    max_length: L.
     width: Dt.
     pooled_width: Dp.
+    segments: whose part is whose; one for each encoder that is joined in this one.
     """
 
     max_length: int
     width: int
     pooled_width: int
+    segments: tuple[TextSegment, ...]
 
     def encode(self, prompts: list[str]) -> TextCondition:
         """One row per prompt. The empty prompt is the unconditional one and must be accepted."""
         ...
 
-    def num_tokens(self, prompt: str) -> int:
-        """How many tokens the prompt has before it is cut to `max_length`."""
+    def num_tokens(self, prompt: str) -> tuple[int, ...]:
+        """For each segment, how many tokens the prompt has before it is cut."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Moves the weights, if there are any; what `encode` returns is where they are."""
         ...
 
 
@@ -92,15 +115,62 @@ class Autoencoder(Protocol):
 
     stride: pixels per latent cell along (time, height, width).
     channels: channels of the latents.
+    causal: the first frame is a latent frame of its own, and groups of `stride[0]` follow.
+    frame_step: a clip, after that first frame, has a multiple of so many frames; itself a multiple of `stride[0]`.
     """
 
     stride: tuple[int, int, int]
     channels: int
+    causal: bool
+    frame_step: int
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, F, H, W] in [-1, 1] to latents [B, C, F/st, H/sh, W/sw] of about unit scale."""
+        """[B, 3, F, H, W] in [-1, 1] to latents of about unit scale, [B, C, *latent_grid]. Draws nothing at random."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to [B, 3, F, H, W], of which [-1, 1] is the visible range."""
         ...
+
+    def to(self, device: torch.device) -> None:
+        """Moves the weights, if there are any; what `encode` and `decode` return is where they are."""
+        ...
+
+
+class EncodedShape(NamedTuple):
+    """What the encoders make of a clip and its caption: all that a model has to know of them.
+
+    channels: C of the latents.
+    grid: of the latents of a clip.
+    text_length, text_width, pooled_width: L, Dt, Dp.
+    segments: of the text.
+    """
+
+    channels: int
+    grid: Grid
+    text_length: int
+    text_width: int
+    pooled_width: int
+    segments: tuple[TextSegment, ...]
+
+    @classmethod
+    def of(cls, pixels: Grid, autoencoder: Autoencoder, text_encoder: TextEncoder) -> "EncodedShape":
+        """For clips of this many pixels.
+
+        Raises:
+            UserError: the autoencoder does not take clips of this size.
+        """
+        return cls(
+            autoencoder.channels,
+            latent_grid(pixels, autoencoder),
+            text_encoder.max_length,
+            text_encoder.width,
+            text_encoder.pooled_width,
+            text_encoder.segments,
+        )
+
+
+def truncated_by(text_encoder: TextEncoder, prompt: str) -> list[tuple[TextSegment, int]]:
+    """The encoders that cut the prompt, each with how many tokens it has for them."""
+    counts = zip(text_encoder.segments, text_encoder.num_tokens(prompt), strict=True)
+    return [(segment, count) for segment, count in counts if count > segment.max_tokens]

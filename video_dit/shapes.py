@@ -7,7 +7,7 @@ A triple is always (time, height, width). Clips are [B, C, F, H, W]; decoded fra
 """
 
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from video_dit.errors import UserError
 
@@ -58,13 +58,46 @@ def split_head(head_size: int) -> tuple[int, int, int]:
     return 2 * (pairs - 2 * spatial), 2 * spatial, 2 * spatial
 
 
-def latent_grid(pixels: Grid, stride: tuple[int, int, int]) -> Grid:
-    """The latent grid of an autoencoder with this stride.
+class Compression(Protocol):
+    """How an autoencoder divides a clip into latent cells; see `contracts.Autoencoder`."""
+
+    @property
+    def stride(self) -> tuple[int, int, int]: ...
+
+    @property
+    def causal(self) -> bool: ...
+
+    @property
+    def frame_step(self) -> int: ...
+
+
+def latent_grid(pixels: Grid, autoencoder: Compression) -> Grid:
+    """The latent grid of a clip: F / st latent frames, st the stride, or 1 + (F - 1) / st where the first stands alone.
 
     Raises:
-        UserError: the pixel grid is not a multiple of the stride.
+        UserError: the autoencoder does not take clips of this size.
     """
-    return pixels.divided_by(stride, "stride of the autoencoder")
+    alone, step = int(autoencoder.causal), autoencoder.frame_step
+    if alone and (pixels.frames - 1) % step:
+        below = (pixels.frames - 1) // step * step + 1
+        raise UserError(
+            f"frames is {pixels.frames}, and this autoencoder takes {step}k + 1 frames: use {below} or {below + step}"
+        )
+    cells = pixels._replace(frames=pixels.frames - alone).divided_by(autoencoder.stride, "stride of the autoencoder")
+    return cells._replace(frames=alone + cells.frames)
+
+
+def pixel_grid(latents: Grid, autoencoder: Compression) -> Grid:
+    """The inverse of `latent_grid`.
+
+    Raises:
+        UserError: the autoencoder has no clip of this many latent frames.
+    """
+    alone, (step, *spatial) = int(autoencoder.causal), autoencoder.stride
+    frames = alone + (latents.frames - alone) * step
+    pixels = Grid(frames, latents.height * spatial[0], latents.width * spatial[1])
+    latent_grid(pixels, autoencoder)
+    return pixels
 
 
 def token_grid(latents: Grid, patch_size: tuple[int, int, int]) -> Grid:

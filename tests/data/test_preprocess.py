@@ -58,7 +58,7 @@ def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Confi
         "       1  cannot be opened: Invalid data found when processing input, such as broken.mp4\n"
         "       1  shorter than a clip (4 frames at 8 fps), such as short.mp4\n"
         "of those with clips:\n"
-        "       1  with a caption cut to 4 tokens (text_encoder.max_length)\n"
+        "       1  with a caption cut to 4 tokens (text encoder: hash)\n"
         "       1  without a caption, and given an empty one"
     )
     lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]

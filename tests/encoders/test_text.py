@@ -13,7 +13,7 @@ def test_shapes_mask_and_padding() -> None:
     assert text.mask.sum(1).tolist() == [3, 1, 6]
     assert not text.embeds[~text.mask].any()
     assert text.pooled.shape == (3, 64)
-    assert encoder().num_tokens("one two three four five six seven eight") == 8
+    assert encoder().num_tokens("one two three four five six seven eight") == (8,)
 
 
 def test_a_prompt_has_the_same_embedding_for_ever() -> None:

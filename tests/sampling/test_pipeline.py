@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from video_dit.config import Config
+from video_dit.contracts import EncodedShape
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 from video_dit.models import build_model
@@ -20,9 +21,8 @@ def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunFolder(tmp_path_factory.mktemp("run"))
     run.open(tiny_config, "videos", ["a prompt"])
     torch.manual_seed(0)
-    model = build_model(
-        tiny_config, build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)
-    )
+    encoders = build_autoencoder(tiny_config.autoencoder), build_text_encoder(tiny_config.text_encoder)
+    model = build_model(tiny_config, EncodedShape.of(tiny_config.data.grid, *encoders))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     run.checkpoint(1).mkdir()

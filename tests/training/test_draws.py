@@ -106,12 +106,13 @@ def test_each_encoder_s_text_is_dropped_by_itself() -> None:
     """Two encoders side by side on the first three tokens, a third behind them, as in SD3."""
     text, empty = random_text(4, 5, 6, lengths=[5, 4, 5, 5]), random_text(1, 5, 6, lengths=[4])
     segments = (
-        TextSegment((0, 3), (0, 2), (0, 1)), TextSegment((0, 3), (2, 4), (1, 3)), TextSegment((3, 5), (0, 6), (3, 6))
+        TextSegment((0, 3), (0, 2), (0, 1), "l"), TextSegment((0, 3), (2, 4), (1, 3), "g"),
+        TextSegment((3, 5), (0, 6), (3, 6), "t5"),
     )  # fmt: skip
     dropped = torch.tensor([[True, False, False], [False, True, False], [False, False, True], [False] * 3])
     result = drop_conditions(text, empty, dropped, segments)
     for row in range(3):
-        (t0, t1), (c0, c1), (p0, p1) = segments[row]
+        (t0, t1), (c0, c1), (p0, p1), _ = segments[row]
         assert torch.equal(result.embeds[row, t0:t1, c0:c1], empty.embeds[0, t0:t1, c0:c1])
         assert torch.equal(result.pooled[row, p0:p1], empty.pooled[0, p0:p1])
         changed = result.embeds[row] != text.embeds[row]

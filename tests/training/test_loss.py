@@ -13,7 +13,7 @@ from video_dit.training.draws import draw
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.validation import validation_loss
 
-SEGMENTS = (TextSegment((0, 3), (0, 4), (0, 4)),)
+SEGMENTS = (TextSegment((0, 3), (0, 4), (0, 4), "hash"),)
 
 
 class Recorder(nn.Module):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_dit.errors import UserError
-from video_dit.shapes import Grid, latent_grid, split_head, token_grid
+from video_dit.shapes import Grid, split_head, token_grid
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -21,6 +21,7 @@ GuidanceMethod = Literal["cfg", "cfg_zero_star", "apg"]
 Backbone = Literal["mmdit", "dit", "cross_dit", "u_vit"]
 QKNorm = Literal["none", "rms", "layer"]
 PositionTable = Literal["none", "sincos", "learned"]
+Precision = Literal["fp32", "bf16"]
 
 PRESETS = {
     "S": {"hidden_size": 384, "depth": 12, "num_heads": 6},
@@ -31,6 +32,7 @@ PRESETS = {
 """DiT's sizes (Peebles and Xie 2022, arXiv 2212.09748, table 1)."""
 
 AUTOENCODER_STRIDES = {"pixel": (1, 1, 1), "haar": (2, 2, 2)}
+"""Of those without weights; the others' are in the model's own config."""
 
 _ONLY_FOR = {
     "text_qk_norm": ("mmdit",),
@@ -75,22 +77,84 @@ class DataConfig(Table):
 class AutoencoderConfig(Table):
     """From pixels to latents and back."""
 
-    name: Literal["pixel", "haar"] = Field(
-        "pixel", description="pixel: the pixels themselves; haar: 2x2x2 wavelets; both lossless, without weights"
+    name: Literal["pixel", "haar", "diffusers"] = Field(
+        "pixel",
+        description="pixel: the pixels themselves; haar: 2x2x2 wavelets; both lossless, without weights; diffusers: "
+        "the pretrained one that autoencoder.model names",
+    )
+    model: str | None = Field(
+        None, description="diffusers: folder or hub name, of an autoencoder or of a pipeline that has one in vae/"
+    )
+    dtype: Precision = Field("fp32", description="diffusers: of the weights and of what is computed")
+    frames_per_chunk: Count = Field(16, description="diffusers: frames that an image autoencoder takes at a time")
+    tile_size: PatchSize | None = Field(
+        None,
+        description="latent cells (time, height, width) that are encoded or decoded at a time, to save memory; none: "
+        "the whole clip",
+    )
+    tile_overlap: tuple[CountOrZero, CountOrZero, CountOrZero] = Field(
+        (4, 16, 16), description="latent cells that a tile shares with the next, and over whose middle half they blend"
     )
 
-    @property
-    def stride(self) -> PatchSize:
-        """Pixels per latent cell along time, height and width."""
-        return AUTOENCODER_STRIDES[self.name]
+    @model_validator(mode="after")
+    def _check(self) -> "AutoencoderConfig":
+        if (self.name == "diffusers") != (self.model is not None):
+            raise UserError(
+                "autoencoder.model is for autoencoder.name = diffusers, which needs it: name a folder or a model of "
+                "the hub, or use autoencoder.name = pixel or haar, which need nothing"
+            )
+        if self.tile_size and any(o >= t for t, o in zip(self.tile_size, self.tile_overlap, strict=True)):
+            raise UserError(
+                f"autoencoder.tile_overlap is {list(self.tile_overlap)}, and must be less than "
+                f"autoencoder.tile_size = {list(self.tile_size)}"
+            )
+        return self
 
 
 class TextEncoderConfig(Table):
     """From prompts to embeddings."""
 
-    name: Literal["hash"] = Field("hash", description="hash: words by their hashed n-grams, without weights")
-    max_length: Count = Field(16, description="tokens per prompt; longer prompts are cut")
-    width: Count = Field(64, description="channels of an embedding")
+    name: Literal["hash", "transformers"] = Field(
+        "hash",
+        description="hash: words by their hashed n-grams, without weights; transformers: the pretrained ones that "
+        "text_encoder.models names",
+    )
+    max_length: Count = Field(16, description="hash: tokens per prompt; longer prompts are cut")
+    width: Count = Field(64, description="hash: channels of an embedding")
+    models: tuple[str, ...] = Field(
+        (),
+        description="transformers: folders or hub names, joined as in SD3: CLIPs along channels, others after them",
+    )
+    max_lengths: tuple[Count, ...] = Field(
+        (77,), description="transformers: tokens per prompt, for each model or one for all; longer prompts are cut"
+    )
+    mask_padding: bool = Field(
+        True,
+        description="transformers: false gives the padding up to max_lengths as tokens too, as SD3 does with T5; "
+        "CLIP's always is",
+    )
+    hidden_layer: int = Field(
+        -1, description="transformers: which hidden state of a decoder-only model, such as -1 for the last"
+    )
+    dtype: Precision = Field("fp32", description="transformers: of the weights and of what is computed")
+
+    @model_validator(mode="after")
+    def _check(self) -> "TextEncoderConfig":
+        if (self.name == "transformers") != bool(self.models):
+            raise UserError(
+                "text_encoder.models is for text_encoder.name = transformers, which needs it: name folders or models "
+                "of the hub, or use text_encoder.name = hash, which needs nothing"
+            )
+        if self.models and len(self.max_lengths) not in (1, len(self.models)):
+            raise UserError(
+                f"text_encoder.max_lengths has {len(self.max_lengths)} numbers for {len(self.models)} models: give one "
+                "for each, or one for all"
+            )
+        others = ("max_length", "width") if self.models else ("max_lengths", "mask_padding", "hidden_layer", "dtype")
+        for key in others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise UserError(f"text_encoder.{key} is not for text_encoder.name = {self.name}: leave it out")
+        return self
 
 
 class ModelConfig(Table):
@@ -356,7 +420,7 @@ class TrainingConfig(Table):
     decay_fraction: Fraction = Field(0.3, description="last share of the steps, over which wsd goes to zero")
     warmup_steps: CountOrZero = Field(50, description="linear warm-up")
     gradient_clipping: NotNegative = Field(1.0, description="largest norm of the gradient; 0: none")
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Precision = Field(
         "fp32", description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
@@ -445,16 +509,7 @@ class Config(Table):
             )
         if self.sampling.zero_init and self.diffusion.process != "rectified_flow":
             raise UserError("sampling.zero_init is for diffusion.process = rectified_flow: leave it out")
-        if "model" in self.model_fields_set:  # else the config may be for preprocessing, which needs no model
-            token_grid(self.latent_grid, self.model.patch_size)
+        stride = AUTOENCODER_STRIDES.get(self.autoencoder.name)
+        if stride and "model" in self.model_fields_set:  # else the config may be for preprocessing: it needs no model
+            token_grid(self.data.grid.divided_by(stride, "stride of the autoencoder"), self.model.patch_size)
         return self
-
-    @property
-    def latent_grid(self) -> Grid:
-        """Of a clip."""
-        return latent_grid(self.data.grid, self.autoencoder.stride)
-
-    @property
-    def token_grid(self) -> Grid:
-        """Of a clip; its `size` is V."""
-        return token_grid(self.latent_grid, self.model.patch_size)

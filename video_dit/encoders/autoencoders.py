@@ -7,10 +7,18 @@ from torch import Tensor
 from video_dit.config import AUTOENCODER_STRIDES
 
 
-class PixelAutoencoder:
+class _Weightless:
+    causal = False
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move: latents and pixels stay where they are."""
+
+
+class PixelAutoencoder(_Weightless):
     """The pixels are the latents."""
 
     stride = AUTOENCODER_STRIDES["pixel"]
+    frame_step = stride[0]
     channels = 3
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -22,13 +30,14 @@ class PixelAutoencoder:
         return latents
 
 
-class HaarAutoencoder:
+class HaarAutoencoder(_Weightless):
     """One level of the orthonormal 3-D Haar wavelet: each 2x2x2 cube of pixels becomes 8 bands of 3 channels.
 
     The transform is its own transpose and inverse (Haar 1910), so that white noise stays white and nothing is lost.
     """
 
     stride = AUTOENCODER_STRIDES["haar"]
+    frame_step = stride[0]
     channels = 24
 
     def __init__(self) -> None:

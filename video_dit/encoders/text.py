@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from video_dit.contracts import TextCondition
+from video_dit.contracts import TextCondition, TextSegment
 from video_dit.seeds import derive_seed
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -29,9 +29,13 @@ class HashTextEncoder:
         self.max_length = max_length
         self.width = width
         self.pooled_width = width
+        self.segments = (TextSegment((0, max_length), (0, width), (0, width), "hash"),)
 
-    def num_tokens(self, prompt: str) -> int:
-        return len(_words(prompt))
+    def num_tokens(self, prompt: str) -> tuple[int]:
+        return (len(_words(prompt)),)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move: embeddings are on the CPU."""
 
     def encode(self, prompts: list[str]) -> TextCondition:
         """Embeddings of about unit scale per channel. An empty prompt is one token, of its own."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from video_dit.config import Config, Solver
-from video_dit.contracts import ClipInfo, TextCondition
+from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
 from video_dit.diffusion.guidance import Guidance, guided_velocity
 from video_dit.diffusion.processes import build_process
 from video_dit.diffusion.solvers import solve
@@ -29,7 +29,8 @@ class VideoPipeline:
         self.device = device
         self.autoencoder = build_autoencoder(config.autoencoder)
         self.text_encoder = build_text_encoder(config.text_encoder)
-        self.model: nn.Module = build_model(config, self.autoencoder, self.text_encoder)
+        encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
+        self.model: nn.Module = build_model(config, encoded)
         self.model.load_state_dict(weights)
         self.model.to(device).eval().requires_grad_(False)
 
@@ -120,7 +121,7 @@ class VideoPipeline:
     def _latent_grid(self, num_frames: int | None, height: int | None, width: int | None) -> Grid:
         trained = self.config.data.grid
         pixels = Grid(num_frames or trained.frames, height or trained.height, width or trained.width)
-        grid = latent_grid(pixels, self.autoencoder.stride)
+        grid = latent_grid(pixels, self.autoencoder)
         token_grid(grid, self.config.model.patch_size)
         return grid
 

@@ -86,7 +86,7 @@ def drop_conditions(
     """
     embeds, mask, pooled = (tensor.clone() for tensor in text)
     for segment, rows in zip(segments, dropped.T, strict=True):
-        tokens, channels, of_pooled = (slice(*part) for part in segment)
+        tokens, channels, of_pooled = (slice(*part) for part in (segment.tokens, segment.channels, segment.pooled))
         embeds[rows, tokens, channels] = empty_prompt.embeds[:, tokens, channels]
         mask[rows, tokens] = empty_prompt.mask[:, tokens]
         pooled[rows, of_pooled] = empty_prompt.pooled[:, of_pooled]

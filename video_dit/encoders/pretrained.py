@@ -1,0 +1,91 @@
+"""Where a pretrained model is, and what a user is told when it is not there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
+
+from video_dit.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Source(NamedTuple):
+    """A local folder, or a repository of the hub and a folder in it ("" for none)."""
+
+    name: str
+    subfolder: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """A folder, "organization/repository", or "organization/repository/subfolder"."""
+        if Path(text).is_dir():
+            return cls(text, "")
+        organization, _, rest = text.partition("/")
+        repository, _, subfolder = rest.partition("/")
+        return cls(f"{organization}/{repository}" if repository else text, subfolder)
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.name).is_dir()
+
+    def inside(self, folder: str) -> "Source":
+        return self._replace(name=f"{self.name}/{folder}") if self.is_local else self._replace(subfolder=folder)
+
+    def beside(self, prefix: str, other: str) -> "Source":
+        """The neighbour of a folder: "text_encoder_2" beside "tokenizer_2"; itself where it is called otherwise."""
+        path = Path(self.name) if self.is_local else Path(self.subfolder)
+        if not path.name.startswith(prefix):
+            return self
+        neighbour = str(path.with_name(path.name.replace(prefix, other, 1)))
+        return self._replace(name=neighbour) if self.is_local else self._replace(subfolder=neighbour)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For every `from_pretrained`: no network where the model is here, or where it is switched off."""
+        return {"subfolder": self.subfolder, "local_files_only": self.is_local or constants.HF_HUB_OFFLINE}
+
+
+@contextmanager
+def explained(key: str, text: str, default: str) -> Iterator[None]:
+    """Turns what the libraries say of a model that they cannot load into what the user can do.
+
+    Args:
+        key: of the config, which names the model.
+        text: what it says.
+        default: the key and value that need no weights.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{key} names {text}, which cannot be loaded from a config and safetensors: {_reason(text, error)}, or use "
+            f"{default}, which needs no weights"
+        ) from error
+
+
+def _reason(text: str, error: Exception) -> str:
+    if text.startswith(("/", ".", "~")) and not Path(text).is_dir():
+        return "there is no such folder; name the folder of a model or a model of the hub"
+    return (
+        f"{str(error).strip().splitlines()[0]} Name a folder that holds it, or fetch it from the hub with "
+        f"'hf download {Source.parse(text).name}' and without HF_HUB_OFFLINE"
+    )
+
+
+def refuse_missing(key: str, text: str, missing: set[str]) -> None:
+    """
+    Raises:
+        UserError: the file lacks weights, which would be random.
+    """
+    if missing:
+        raise UserError(
+            f"{key} names {text}, whose files lack {len(missing)} of the model's weights, such as {min(missing)}: "
+            "fetch the whole model"
+        )
