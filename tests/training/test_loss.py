@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from video_dit.config import Config
 from video_dit.contracts import Batch, TextSegment
+from video_dit.errors import UserError
 from video_dit.training.draws import draw
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.validation import validation_loss
@@ -81,6 +82,11 @@ def test_validation_has_the_same_noise_whatever_the_batches_are() -> None:
     filled = [(part([3, 0, 1]), torch.ones(3, dtype=torch.bool)), (part([2, 2, 2]), torch.tensor([True, False, False]))]
     torch.testing.assert_close(validation_loss(Recorder(), loss_function, filled), whole)
     assert whole[1].tolist() == [4 * 4] * 9
+
+
+def test_shares_for_another_number_of_encoders_are_refused() -> None:
+    with pytest.raises(UserError, match=r"encoder_dropout has 2 shares, .* 1 text encoders \(hash\)"):
+        loss_of(diffusion={"encoder_dropout": [0.4, 0.4]})
 
 
 def test_a_part_of_t_that_was_not_drawn_has_no_mean() -> None:

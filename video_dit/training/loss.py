@@ -9,6 +9,7 @@ from video_dit.config import Config
 from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.diffusion.objective import NUM_BINS, bin_of, diffusion_loss
 from video_dit.diffusion.processes import build_process
+from video_dit.errors import UserError
 from video_dit.training.draws import Draws, draw, drop_conditions, trim_padding
 
 
@@ -35,11 +36,20 @@ class LossFunction:
         empty_prompt: one row, what a dropped condition becomes.
         text_segments: where each text encoder's part of a condition is.
         device: where the model is.
+
+    Raises:
+        UserError: `diffusion.encoder_dropout` is for another number of text encoders.
     """
 
     def __init__(
         self, config: Config, empty_prompt: TextCondition, text_segments: tuple[TextSegment, ...], device: torch.device
     ) -> None:
+        if config.diffusion.encoder_dropout and len(config.diffusion.encoder_dropout) != len(text_segments):
+            raise UserError(
+                f"diffusion.encoder_dropout has {len(config.diffusion.encoder_dropout)} shares, and the shards were "
+                f"made with {len(text_segments)} text encoders "
+                f"({', '.join(segment.name for segment in text_segments)}): give one for each, or leave it out"
+            )
         self.config = config
         self.empty_prompt = empty_prompt
         self.text_segments = text_segments
