@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.shards import DatasetInfo, Sample, ShardReader
@@ -12,7 +13,7 @@ from video_dit.errors import UserError
 from video_dit.seeds import derive_seed
 
 
-class ClipDataset(Dataset[tuple[Sample, int]]):
+class ClipDataset(Dataset[tuple[Sample, int, int]]):
     """All epochs of a folder of shards, one after another: position p is in epoch p // N.
 
     The order within an epoch is a permutation of the ids that (seed, epoch) alone decide, and with each sample comes
@@ -45,11 +46,11 @@ class ClipDataset(Dataset[tuple[Sample, int]]):
             self._order = epoch, torch.randperm(len(self), generator=generator).tolist()
         return self._order[1]
 
-    def __getitem__(self, position: int) -> tuple[Sample, int]:
-        """The sample at a position in the order of all epochs, and the seed of its draws."""
+    def __getitem__(self, position: int) -> tuple[Sample, int, int]:
+        """The sample at a position in the order of all epochs, the seed of its draws, and the position."""
         epoch, within = divmod(position, len(self))
         sample_id, shard, index = self._places[self.order(epoch)[within]]
-        return self._reader(shard)[index], derive_seed(self.seed, epoch, sample_id)
+        return self._reader(shard)[index], derive_seed(self.seed, epoch, sample_id), position
 
     def empty_prompt(self) -> TextCondition:
         """The text encoder's answer to the empty prompt, one row."""
@@ -90,6 +91,28 @@ def load_batches(dataset: ClipDataset, positions: Iterator[list[int]], num_worke
     return iter(DataLoader(dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers))
 
 
+def load_once(
+    dataset: ClipDataset, num_clips: int, rank: int, num_ranks: int, batch_size: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """This rank's share of the first clips in the order of their ids, in as many batches on every rank.
+
+    Args:
+        dataset: with its seed come the seeds of the draws, those of epoch 0.
+        num_clips: at most so many.
+        rank, num_ranks: the share.
+        batch_size: at most so many at a time.
+
+    Yields:
+        a batch, and [B] bool, false on rows that only fill it.
+    """
+    places = sorted(range(len(dataset)), key=dataset.order(0).__getitem__)[:num_clips]
+    of_rank = range(rank, -(-len(places) // num_ranks) * num_ranks, num_ranks)
+    for start in range(0, len(of_rank), batch_size):
+        indices = of_rank[start : start + batch_size]
+        batch = collate([dataset[places[min(index, len(places) - 1)]] for index in indices])
+        yield batch, torch.tensor([index < len(places) for index in indices])
+
+
 class _Endless:
     """An iterator as the batch sampler that DataLoader wants."""
 
@@ -100,8 +123,12 @@ class _Endless:
         return self._positions
 
 
-def collate(samples: list[tuple[Sample, int]]) -> Batch:
-    latents = torch.stack([sample.latents for sample, _ in samples]).float()
-    text = TextCondition(*map(torch.stack, zip(*(sample.text for sample, _ in samples), strict=True)))
-    clip = ClipInfo(*map(torch.stack, zip(*(sample.clip for sample, _ in samples), strict=True)))
-    return Batch(latents, text, clip, torch.tensor([seed for _, seed in samples], dtype=torch.int64))
+def collate(items: list[tuple[Sample, int, int]]) -> Batch:
+    samples, seeds, positions = zip(*items, strict=True)
+    return Batch(
+        torch.stack([sample.latents for sample in samples]).float(),
+        TextCondition(*map(torch.stack, zip(*(sample.text for sample in samples), strict=True))),
+        ClipInfo(*map(torch.stack, zip(*(sample.clip for sample in samples), strict=True))),
+        torch.tensor(seeds),
+        torch.tensor(positions),
+    )

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from command_line import CONFIG_HELP, run_program
+from torch import Tensor
 
-from data.dataset import ClipDataset, load_batches, micro_batch_positions
+from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
 from data.shards import DatasetInfo
 from video_dit.config import load_config
 from video_dit.contracts import Batch
+from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder
 from video_dit.shapes import token_grid
@@ -25,6 +27,9 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, help="TOML file; what it does not say has its default")
     parser.add_argument("--data", type=Path, required=True, help="folder of shards, made by scripts/preprocess.py")
+    parser.add_argument(
+        "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
+    )
     parser.add_argument("--run", type=Path, required=True, help="folder for the run; resumed if it exists")
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
@@ -39,6 +44,14 @@ def main() -> None:
         positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
         return load_batches(dataset, positions, config.training.num_workers)
 
+    held_out = ClipDataset(args.validation, seed=0) if args.validation else None
+    if held_out is not None and held_out.info.tables != dataset.info.tables:
+        raise UserError(f"{args.validation} was not preprocessed as {args.data} was: use one config for both")
+
+    def validation(rank: int, num_ranks: int, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+        assert held_out is not None
+        return load_once(held_out, config.training.validation_clips, rank, num_ranks, batch_size)
+
     with ranks() as rank:
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
@@ -50,7 +63,10 @@ def main() -> None:
             print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")
             for change in changes:
                 print(f"changed since this run began: {change}")
-        train(config, model, dataset.empty_prompt(), batches, tokens_per_sample, run)
+        train(
+            config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation,
+            tokens_per_sample, run,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -79,6 +79,28 @@ def test_models_that_cannot_be_built_are_refused_when_the_config_is_read(overrid
         load_config(None, overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["diffusion.stratified=true", "diffusion.per_frame_noise=true"], r"per_frame_noise draws several: leave one"),
+        (["model.given_frames=true", "diffusion.first_frame=0.7", "diffusion.continuation=0.6"], r"add up to 1.3"),
+        (["diffusion.first_frame=0.5"], r"a model that cannot be told: set model.given_frames = true"),
+        (
+            ["diffusion.first_frame=0.5", "diffusion.per_frame_noise=true"],
+            r"model.patch_size is \[2, 4, 4\], and must begin with 1 where frames are given",
+        ),
+        (["diffusion.per_frame_noise=true", "model.name=u_vit"], r"per_frame_noise .* adaptive norms alone"),
+        (["diffusion.process=edm", "sampling.zero_init=0.04"], r"zero_init is for diffusion.process = rectified_flow"),
+        (["sampling.guidance_interval=[0.8, 0.2]"], r"guidance_interval is \[0.8, 0.2\], and must ascend"),
+        (["diffusion.mode_scale=2.0"], r"diffusion.mode_scale = 2.0: input should be less than or equal to 1.75"),
+        (["diffusion.process=ddpm"], r"diffusion.process = 'ddpm': input should be 'rectified_flow', 'cosine', 'edm'"),
+    ],
+)
+def test_objectives_that_contradict_themselves_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
 def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("video_dit.config.schema.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"model.attention_backend is xformers, which is not installed.*use auto"):

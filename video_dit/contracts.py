@@ -51,12 +51,14 @@ class Batch(NamedTuple):
     text: the captions' embeddings.
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
+    positions: [B] int64, in the order of all epochs, which (seed, epoch) alone decide.
     """
 
     latents: Tensor
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
+    positions: Tensor
 
 
 class TextSegment(NamedTuple):

@@ -4,6 +4,7 @@
 - inputs.txt: which videos its shards were made from, as one word
 - versions.json: what it ran with
 - metrics.jsonl: one line per step
+- validation.jsonl: one line per validation
 - tensorboard/: the same, to look at
 - checkpoints/latest: the name of the newest complete checkpoint
 - checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
@@ -36,6 +37,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
 
     @property
     def tensorboard(self) -> Path:

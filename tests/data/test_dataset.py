@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from data.dataset import ClipDataset, load_batches, micro_batch_positions
+from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
 from data.shards import DatasetInfo, ShardReader, write_shard
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
@@ -74,10 +74,23 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
     batches = list(islice(load_batches(dataset, positions, num_workers), 3))
     for step, batch in enumerate(batches):
         for row in range(BATCH_SIZE):
-            sample, seed = dataset[step * BATCH_SIZE + row]
+            sample, seed, position = dataset[step * BATCH_SIZE + row]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
             assert batch.seeds[row] == seed
+            assert batch.positions[row] == position == step * BATCH_SIZE + row
+
+
+@pytest.mark.parametrize(("num_ranks", "num_clips"), [(1, 10), (3, 10), (4, 1000)])
+def test_each_held_out_clip_is_read_once_whoever_reads_it(tiny_shards: Path, num_ranks: int, num_clips: int) -> None:
+    """The clips that count are those of one rank, and all ranks have as many batches of the same sizes."""
+    dataset = ClipDataset(tiny_shards, seed=0)
+    of_rank = [list(load_once(dataset, num_clips, rank, num_ranks, batch_size=4)) for rank in range(num_ranks)]
+    seeds = [int(seed) for batches in of_rank for batch, counted in batches for seed in batch.seeds[counted]]
+    alone = next(iter(load_once(dataset, num_clips, 0, 1, batch_size=1000)))[0].seeds.tolist()
+    assert sorted(seeds) == sorted(alone)
+    assert len(set(seeds)) == min(num_clips, len(dataset))
+    assert len({tuple(len(batch.seeds) for batch, _ in batches) for batches in of_rank}) == 1
 
 
 def test_a_dataset_travels_to_another_process(tiny_shards: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: what must not change their losses, their weights and their order."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,30 @@ def test_a_run_in_two_parts_is_the_same_run(tiny_shards: Path, tmp_path: Path, z
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
+def test_the_loss_on_held_out_clips_does_not_depend_on_ranks(tiny_shards: Path, tmp_path: Path) -> None:
+    """Nor does measuring it change the run; five clips do not divide by two ranks."""
+    settings = ("training.steps=4", "training.validate_every=2", "training.validation_clips=5", "training.log_every=1")
+    plain = start(tmp_path / "plain", tiny_shards, 1, *settings)
+    rows = {}
+    for num_ranks, zero_stage in ((1, 0), (2, 3)):
+        run = tmp_path / str(num_ranks)
+        ours = start(
+            run, tiny_shards, num_ranks, *settings, f"training.zero_stage={zero_stage}", "--validation", tiny_shards
+        )
+        assert ours == pytest.approx(plain, abs=1e-4)
+        rows[num_ranks] = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows[1]] == [2, 4]
+    for one, two in zip(rows[1], rows[2], strict=True):
+        assert two["loss_by_t"] == pytest.approx(one["loss_by_t"], abs=1e-4)
+        assert one["loss"] == pytest.approx(sum(one["loss_by_t"]) / 9)
+    last = json.loads((tmp_path / "1/metrics.jsonl").read_text().splitlines()[-1])
+    assert len(last["loss_by_t"]) == 9
+
+
+@pytest.mark.slow
 def test_training_learns(tiny_shards: Path, tmp_path: Path) -> None:
-    settings = ("training.steps=80", "training.learning_rate=0.003", "training.precision=bf16")
+    settings = ("training.steps=80", "training.learning_rate=0.003", "training.precision=bf16", "diffusion.loss=data")
     train(1, "--data", tiny_shards, "--run", tmp_path, *TINY, *settings)
     curve = losses(tmp_path)
     assert sum(curve[-20:]) < 0.7 * sum(curve[:20])

@@ -1,6 +1,7 @@
 """VideoPipeline: prompts in, frames out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,10 +9,12 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from video_dit.config import Config
+from video_dit.config import Config, Solver
 from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
-from video_dit.diffusion.guidance import guided_velocity
-from video_dit.diffusion.solvers import Solver, solve
+from video_dit.diffusion.guidance import Guidance, guided_velocity
+from video_dit.diffusion.processes import build_process
+from video_dit.diffusion.solvers import solve
+from video_dit.diffusion.timesteps import sampling_times, shift_for
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder
@@ -82,7 +85,10 @@ class VideoPipeline:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         latents_grid = self._latent_grid(num_frames, height, width)
-        sampling = self.config.sampling
+        sampling, process = self.config.sampling, build_process(self.config.diffusion)
+        tokens = token_grid(latents_grid, self.config.model.patch_size)
+        shift = sampling.shift or shift_for(tokens.size, self.config.diffusion)
+        guidance = Guidance.of(sampling)
         clips = []
         for start in range(0, len(prompts), batch_size):
             batch_prompts = prompts[start : start + batch_size]
@@ -91,7 +97,8 @@ class VideoPipeline:
                 self._denoise,
                 self.text_encoder.encode(batch_prompts).to(self.device),
                 self.text_encoder.encode([negative_prompt] * len(batch_prompts)).to(self.device),
-                sampling.guidance_scale if guidance_scale is None else guidance_scale,
+                replace(guidance, scale=sampling.guidance_scale if guidance_scale is None else guidance_scale),
+                process,
                 self.config.diffusion.prediction,
                 self.config.diffusion.min_t,
             )
@@ -103,10 +110,10 @@ class VideoPipeline:
             latents = solve(
                 velocity,
                 noise,
-                num_steps or sampling.num_steps,
+                sampling_times(process, num_steps or sampling.num_steps, shift, sampling.spacing),
+                process,
                 solver or sampling.solver,
-                self.config.diffusion.shift,
-                report,
+                on_step=report,
             )
             clips.append(to_uint8(self.autoencoder.decode(latents)).cpu())
         return torch.cat(clips)

@@ -1,31 +1,35 @@
 """The training loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from video_dit.config import Config, DiffusionConfig
-from video_dit.contracts import Batch, TextCondition
-from video_dit.diffusion.objective import diffusion_loss
-from video_dit.diffusion.rectified_flow import add_noise
+from video_dit.config import Config
+from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import resume, save_checkpoint
-from video_dit.training.draws import draw, drop_conditions, trim_padding
 from video_dit.training.engine import Engine, micro_batch_size
+from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
 from video_dit.training.schedule import ema_decay, learning_rate_factor
+from video_dit.training.validation import validation_loss
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
 """rank, number of ranks, micro-batch size and the step to start at, to that rank's micro-batches from there on."""
+
+ValidationSource = Callable[[int, int, int], Iterable[tuple[Batch, Tensor]]]
+"""rank, number of ranks and micro-batch size to that rank's share of the held-out clips; see `validation_loss`."""
 
 
 def train(
     config: Config,
     model: nn.Module,
     empty_prompt: TextCondition,
+    text_segments: tuple[TextSegment, ...],
     load_batches: BatchSource,
+    load_validation: ValidationSource | None,
     tokens_per_sample: int,
     run: RunFolder,
 ) -> None:
@@ -37,7 +41,9 @@ def train(
         config: the run's config.
         model: with its initial weights, the same on every rank.
         empty_prompt: one row, what a dropped condition becomes.
+        text_segments: where each text encoder's part of a condition is.
         load_batches: see `BatchSource`.
+        load_validation: see `ValidationSource`; None: nothing is held out.
         tokens_per_sample: S, for the speed that is shown.
         run: where everything is kept.
     """
@@ -46,7 +52,9 @@ def train(
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards())
     first_step = resume(run, engine, averages)
-    batches = load_batches(engine.rank, engine.num_ranks, micro_batch_size(config, engine.num_ranks), first_step)
+    micro_batch = micro_batch_size(config, engine.num_ranks)
+    batches = load_batches(engine.rank, engine.num_ranks, micro_batch, first_step)
+    loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
     progress = None
     if engine.rank == 0:
         print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
@@ -55,15 +63,17 @@ def train(
 
     stopwatch = Stopwatch()
     losses: list[Tensor] = []
+    by_bins: list[Tensor] = []
     for step in range(first_step, training.steps):
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
         micro_losses = []
         for _ in range(engine.micro_batches_per_step):
             batch = stopwatch.waiting(batches)
-            loss = training_loss(engine.model, batch, empty_prompt, config.diffusion, engine.device)
+            loss, by_bin = loss_function(engine.model, batch)
             engine.backward(loss)
             micro_losses.append(loss.detach())
+            by_bins.append(by_bin)
         averages.update(engine.shards(), ema_decay(step, training))
         losses.append(torch.stack(micro_losses).mean())
 
@@ -71,23 +81,20 @@ def train(
         checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps
         if done % training.log_every == 0 or checkpoint_due:
             means = engine.sum_over_ranks(torch.stack(losses)) / engine.num_ranks
+            by_t = means_by_bin(engine.sum_over_ranks(torch.stack(by_bins).sum(0)))
             if progress is not None:
-                progress.log(done, means.tolist(), training.learning_rate * factor, *stopwatch.lap())
+                progress.log(done, means.tolist(), by_t, training.learning_rate * factor, *stopwatch.lap())
             losses.clear()
+            by_bins.clear()
+        if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
+            held_out = load_validation(engine.rank, engine.num_ranks, micro_batch)
+            by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
+            if progress is not None:
+                progress.log_validation(done, by_t)
+            stopwatch.lap()
         if checkpoint_due:
             save_checkpoint(run, engine, averages, done, training.keep_checkpoints)
             stopwatch.lap()
     if progress is not None:
         progress.close()
         print(f"averaged weights: {run.averaged_weights()}")
-
-
-def training_loss(
-    model: nn.Module, batch: Batch, empty_prompt: TextCondition, config: DiffusionConfig, device: torch.device
-) -> Tensor:
-    """The mean loss of a batch, each sample under its own draws."""
-    draws = draw(batch, config)
-    latents, noise, t = (tensor.to(device) for tensor in (batch.latents, draws.noise, draws.t))
-    text = trim_padding(drop_conditions(batch.text, empty_prompt, draws.drop_condition))
-    output = model(add_noise(latents, noise, t), t, text.to(device), batch.clip.to(device))
-    return diffusion_loss(output, latents, noise, t, config.prediction, config.loss, config.min_t).mean()

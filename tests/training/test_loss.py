@@ -1,0 +1,93 @@
+"""What a batch costs, with models that are functions."""
+
+from typing import Any
+
+import pytest
+import torch
+from random_inputs import random_clip_info, random_text
+from torch import Tensor, nn
+
+from video_dit.config import Config
+from video_dit.contracts import Batch, TextSegment
+from video_dit.errors import UserError
+from video_dit.training.draws import draw
+from video_dit.training.loss import LossFunction, means_by_bin
+from video_dit.training.validation import validation_loss
+
+SEGMENTS = (TextSegment((0, 3), (0, 4), (0, 4), "hash"),)
+
+
+class Recorder(nn.Module):
+    """Answers with zeros, and remembers what it was asked."""
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Any, clip: Any, given: Tensor | None) -> Tensor:
+        self.x_t, self.t, self.given = x_t, t, given
+        return torch.zeros_like(x_t)
+
+
+def batch_of(size: int = 6, num_frames: int = 4) -> Batch:
+    torch.manual_seed(0)
+    latents = torch.randn(size, 3, num_frames, 2, 2)
+    return Batch(latents, random_text(size, 3, 4), random_clip_info(size), torch.arange(size), torch.arange(size))
+
+
+def loss_of(**tables: Any) -> LossFunction:
+    tables["model"] = {"patch_size": (1, 1, 1), **tables.get("model", {})}
+    return LossFunction(Config.model_validate(tables), random_text(1, 3, 4), SEGMENTS, torch.device("cpu"))
+
+
+def test_the_mean_over_the_bins_is_the_loss() -> None:
+    loss_function, batch = loss_of(diffusion={"prediction": "velocity"}), batch_of(64)
+    mean, by_bin = loss_function(Recorder(), batch)
+    noise = draw(batch, loss_function.config).noise
+    assert float(mean) == pytest.approx(float((noise - batch.latents).square().mean()), rel=1e-5)
+    total, count = by_bin.sum(1).tolist()
+    assert count == 64 * 4
+    assert total / count == pytest.approx(float(mean), rel=1e-5)
+
+
+def test_given_frames_are_shown_clean_and_cost_nothing() -> None:
+    loss_function = loss_of(
+        model={"given_frames": True}, diffusion={"prediction": "velocity", "first_and_last_frame": 1.0}
+    )
+    model, batch = Recorder(), batch_of()
+    mean, by_bin = loss_function(model, batch)
+    assert torch.equal(model.x_t[:, :, [0, 3]], batch.latents[:, :, [0, 3]])
+    assert model.given.tolist() == [[True, False, False, True]] * 6
+    noise = draw(batch, loss_function.config).noise
+    expected = (noise - batch.latents)[:, :, 1:3].square().mean()
+    assert float(mean) == pytest.approx(float(expected), rel=1e-5)
+    assert by_bin[1].sum() == 6 * 2
+
+
+def test_diffusion_forcing_tells_the_model_that_given_frames_are_clean() -> None:
+    loss_function = loss_of(diffusion={"per_frame_noise": True, "first_frame": 1.0})
+    model = Recorder()
+    loss_function(model, batch_of())
+    assert model.given is None
+    assert model.t.shape == (6, 4)
+    assert not model.t[:, 0].any()
+    assert model.t[:, 1:].all()
+
+
+def test_validation_has_the_same_noise_whatever_the_batches_are() -> None:
+    """And fills batches with rows that do not count."""
+    loss_function, batch = loss_of(diffusion={"prediction": "velocity"}), batch_of(4)
+
+    def part(rows: list[int]) -> Batch:
+        take = lambda fields: type(fields)(*(x[rows] for x in fields))  # noqa: E731
+        return Batch(batch.latents[rows], take(batch.text), take(batch.clip), batch.seeds[rows], batch.positions[rows])
+
+    whole = validation_loss(Recorder(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])
+    filled = [(part([3, 0, 1]), torch.ones(3, dtype=torch.bool)), (part([2, 2, 2]), torch.tensor([True, False, False]))]
+    torch.testing.assert_close(validation_loss(Recorder(), loss_function, filled), whole)
+    assert whole[1].tolist() == [4 * 4] * 9
+
+
+def test_shares_for_another_number_of_encoders_are_refused() -> None:
+    with pytest.raises(UserError, match=r"encoder_dropout has 2 shares, .* 1 text encoders \(hash\)"):
+        loss_of(diffusion={"encoder_dropout": [0.4, 0.4]})
+
+
+def test_a_part_of_t_that_was_not_drawn_has_no_mean() -> None:
+    assert means_by_bin(torch.tensor([[3.0, 0.0], [2.0, 0.0]])) == [1.5, None]
