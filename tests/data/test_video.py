@@ -104,7 +104,7 @@ def test_files_that_are_no_video_say_why(tmp_path: Path) -> None:
 
 def test_damage_ends_a_video_after_its_good_windows(assets: Path) -> None:
     windows = read_windows(assets / "clips/corrupt/corrupted.mp4", config(fps=10))
-    assert next(windows).shape == (4, 32, 64, 3)
+    assert next(windows).frames.shape == (4, 32, 64, 3)
     with pytest.raises(VideoError, match="Invalid data"):
         list(windows)
 
