@@ -130,7 +130,7 @@ class TextEncoderConfig(Table):
     )
     mask_padding: bool = Field(
         True,
-        description="transformers: false gives the padding up to max_lengths as tokens too, as diffusers' SD3 does with T5; "
+        description="transformers: false gives the padding up to max_lengths as tokens too, as diffusers' SD3 does; "
         "CLIP's always is",
     )
     hidden_layer: int = Field(
