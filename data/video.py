@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from video_dit.config import ConfigError, DataConfig
 from video_dit.errors import UserError
 
+_BT601, _LIMITED, _BT709 = 6, 1, 1
+"""ITU-T H.273's numbers for matrix, range, primaries and transfer. swscale converts RGB with the matrix of BT.601."""
+
 Frames = NDArray[np.uint8]
 """[F, H, W, 3] RGB."""
 
@@ -91,12 +94,22 @@ def read_windows(path: Path, config: DataConfig) -> Iterator[Window]:
 
 
 def write_mp4(path: Path, frames: Frames, fps: float) -> None:
-    """H.264 in yuv420p, which every player and browser shows. Odd sizes lose their last row or column."""
-    height, width = (length // 2 * 2 for length in frames.shape[1:3])
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:  # leaves the time of writing out
+    """H.264 in yuv420p with the index in front, which every player and browser shows, also while it loads.
+
+    The format wants even sizes: an odd one gains a copy of its last row or column.
+    """
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}  # bitexact leaves the time of writing out
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in np.ascontiguousarray(frames[:, :height, :width]):
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.thread_count = 1  # several were seen to write other bytes now and then
+        # Without these, players guess from the size.
+        context.colorspace, context.color_range = _BT601, _LIMITED
+        context.color_primaries, context.color_trc = _BT709, _BT709
+        for frame in np.ascontiguousarray(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 

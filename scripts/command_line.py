@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -41,10 +42,33 @@ def positive_int(text: str) -> int:
     return number
 
 
-def progress_bar(items: Iterable[Any] | None = None, *, total: int | None = None, unit: str, label: str) -> tqdm:
+def positive_float(text: str) -> float:
+    """For argparse: a number above 0."""
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{number:g} is not above 0")
+    return number
+
+
+def show_warnings(category: type[Warning], shown: bool) -> None:
+    """Warnings of this kind become a line each, or nothing; others stay as they are."""
+    show_other = warnings.showwarning
+
+    def show(message: Any, kind: type[Warning], *place: Any) -> None:
+        if not issubclass(kind, category):
+            show_other(message, kind, *place)
+        elif shown:
+            tqdm.write(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None, *, total: int | None = None, unit: str, label: str, shown: bool = True
+) -> tqdm:
     """A bar with count, speed and time left; without a terminal, a line every half minute."""
     interactive = sys.stderr.isatty()
     return tqdm(
         items, total=total, unit=unit, desc=label, dynamic_ncols=True, mininterval=0.1 if interactive else 30,
-        file=sys.stderr,
+        file=sys.stderr, disable=not shown,
     )  # fmt: skip

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 def run_script(name: str, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
     command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=_environment(environment or {}), timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, env=cpu_environment(environment or {}), timeout=600)
 
 
 def train(num_ranks: int, *arguments: object) -> None:
@@ -27,7 +27,7 @@ def train(num_ranks: int, *arguments: object) -> None:
     processes = [
         subprocess.Popen(
             command,
-            env=_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
+            env=cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -49,5 +49,5 @@ def overrides(settings: Sequence[str], **changes: object) -> list[str]:
     return [*settings, *(f"{key.replace('__', '.')}={value}" for key, value in changes.items())]
 
 
-def _environment(changes: dict[str, str]) -> dict[str, str]:
+def cpu_environment(changes: dict[str, str]) -> dict[str, str]:
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", **changes}

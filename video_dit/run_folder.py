@@ -85,7 +85,7 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         write_atomically(self._config, dump(config))
         write_atomically(self._inputs, inputs + "\n")
-        write_atomically(self.path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
@@ -149,5 +149,6 @@ class RunFolder:
         return checkpoint / "ema.safetensors"
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """Of Python and of what decides results."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in _VERSIONED}

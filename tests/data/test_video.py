@@ -35,11 +35,30 @@ def test_what_is_written_is_what_players_want(numbered: Path) -> None:
     assert info == (64, 32, 8.0, 1.25, "h264")
     with av.open(str(numbered)) as container:
         assert container.streams.video[0].pix_fmt == "yuv420p"
+    content = numbered.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # plays while it loads
 
 
-def test_odd_sizes_lose_a_row_or_a_column(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "odd.mp4", numbered_frames(2, 33, 65), FPS)
-    assert probe(tmp_path / "odd.mp4")[:2] == (64, 32)
+def test_odd_sizes_gain_a_copy_of_the_last_row_and_column(tmp_path: Path) -> None:
+    frames = numbered_frames(2, 33, 65)
+    frames[:, 32:] = frames[:, :, 64:] = 250
+    write_mp4(tmp_path / "odd.mp4", frames, FPS)
+    assert probe(tmp_path / "odd.mp4")[:2] == (66, 34)
+    with av.open(str(tmp_path / "odd.mp4")) as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert first[33].min() > 230
+    assert first[:, 65].min() > 230
+    assert first[:31, :63].max() < 40
+
+
+def test_colours_come_back_and_are_labelled(tmp_path: Path) -> None:
+    """An H.264 file without a label is read as BT.601 or BT.709, whatever the player thinks."""
+    colour = np.array([200, 30, 60], dtype=np.uint8)
+    write_mp4(tmp_path / "red.mp4", np.broadcast_to(colour, (3, 32, 32, 3)), FPS)
+    with av.open(str(tmp_path / "red.mp4")) as container:
+        assert container.streams.video[0].codec_context.colorspace == 6  # BT.601, in ITU-T H.273
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(first.astype(int) - colour).max() <= 4
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])

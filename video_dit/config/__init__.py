@@ -1,6 +1,6 @@
 """The config of a run: its schema, and how it is read, overridden, explained and written."""
 
-from video_dit.config.load import ConfigError, describe, dump, load_config
+from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
 from video_dit.config.schema import (
     AUTOENCODER_STRIDES,
     AutoencoderConfig,
@@ -9,6 +9,7 @@ from video_dit.config.schema import (
     DiffusionConfig,
     GuidanceMethod,
     ModelConfig,
+    Precision,
     Prediction,
     SamplingConfig,
     Solver,
@@ -25,6 +26,7 @@ __all__ = [
     "DiffusionConfig",
     "GuidanceMethod",
     "ModelConfig",
+    "Precision",
     "Prediction",
     "SamplingConfig",
     "Solver",
@@ -32,5 +34,7 @@ __all__ = [
     "TrainingConfig",
     "describe",
     "dump",
+    "explain",
     "load_config",
+    "with_changes",
 ]

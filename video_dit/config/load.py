@@ -51,11 +51,17 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
                     f"leave the key out, or preprocess again with {table}.{key}={value}"
                 )
         values[table] = {**values.get(table, {}), **settled}
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        where = f" ({path})" if path else ""
-        raise ConfigError("\n".join(_explain(problem) + where for problem in error.errors())) from error
+    return _validated(values, f" ({path})" if path else "")
+
+
+def with_changes(config: Config, table: str, changes: Mapping[str, Any]) -> Config:
+    """The config with other values for some keys of one of its tables.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is out of range.
+    """
+    values = config.model_dump(exclude_unset=True)
+    return _validated({**values, table: {**values.get(table, {}), **changes}})
 
 
 def dump(config: Config, whole: bool = True) -> str:
@@ -71,6 +77,18 @@ def describe() -> str:
         default = "none" if field.default is None else json.dumps(field.default)
         lines.append(f"  {name}  ({type_name}; default {default})\n      {field.description}")
     return "\n".join(lines)
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """What is wrong with a table's values, a line for each key; `where` ends each."""
+    return "\n".join(_explain(problem) + where for problem in error.errors())
+
+
+def _validated(values: Values, where: str = "") -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, where)) from error
 
 
 def _read(path: Path) -> Values:
@@ -101,6 +119,8 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])  # a check of the schema, which names its keys
     name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name}: must be given"
     if problem["type"] == "extra_forbidden":
         return f"{name}: unknown key; {_nearest_keys(name)}"
     return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -93,7 +93,7 @@ class AutoencoderConfig(Table):
         "cut for LTX-Video and Mochi alone, as the others stream through it; none: the whole clip",
     )
     tile_overlap: tuple[CountOrZero, CountOrZero, CountOrZero] = Field(
-        (4, 16, 16), description="latent cells that a tile shares with the next; they blend over its middle quarter"
+        (4, 28, 28), description="latent cells that a tile shares with the next; they blend over its middle quarter"
     )
 
     @model_validator(mode="after")
@@ -465,6 +465,11 @@ class SamplingConfig(Table):
     zero_init: Fraction = Field(0.0, description="nothing moves while t is above 1 - zero_init (CFG-Zero*)")
     apg_norm: Positive | None = Field(None, description="apg: the difference is cut to this root mean square")
     apg_momentum: float = Field(0.0, description="apg: share of earlier differences that is added, such as -0.5")
+    step_cache: NotNegative = Field(
+        0.0,
+        description="relative change of the first block's work below which a step takes that of the other blocks from "
+        "an earlier one; 0: never",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "SamplingConfig":

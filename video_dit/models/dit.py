@@ -12,15 +12,16 @@ Peebles and Xie 2022, arXiv 2212.09748, section 3.2; Esser et al. 2024, arXiv 24
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from video_dit.config import ModelConfig
+from video_dit.models.backbone import Backbone, State
 from video_dit.models.context import Context
 from video_dit.models.transformer_block import TransformerBlock, run, temporal_blocks
 from video_dit.ops.normalization import AdaLayerNorm, AdaLayerNormZero, LayerNorms
 
 
-class DiT(nn.Module):
+class DiT(Backbone):
     """One stream of weights for all tokens of the sequence, which holds the text or looks at it."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -35,20 +36,19 @@ class DiT(nn.Module):
         )
         self.temporal_blocks = temporal_blocks(config, norms)
 
-    def forward(self, video: Tensor, text: Tensor, context: Context) -> Tensor:
-        """video [B, V, D] and text [B, L, D] to video [B, V, D]; see `MMDiT`."""
+    def run_block(self, index: int, state: State, context: Context) -> State:
+        video, text = state
+        recompute = index < self.num_recomputed
         shared = (context.rotary, context.backend)
-        for index, block in enumerate(self.blocks):
-            recompute = index < self.num_recomputed
-            if self.joins_text:
-                x = torch.cat((video, text), dim=1)
-                x = run(block, recompute, x, context.joint_conditioning, context.masks.joint, *shared)
-                video, text = x[:, : video.shape[1]], x[:, video.shape[1] :]
-            else:
-                seen = (text, context.masks.text)
-                conditioning, mask = context.video_conditioning, context.masks.video
-                video = run(block, recompute, video, conditioning, mask, *shared, *seen)
-            if self.temporal_blocks:
-                through_time = (context.video_conditioning, context.masks.temporal, *shared)
-                video = run(self.temporal_blocks[index], recompute, video, *through_time)
-        return video
+        if self.joins_text:
+            x = torch.cat((video, text), dim=1)
+            x = run(self.blocks[index], recompute, x, context.joint_conditioning, context.masks.joint, *shared)
+            video, text = x[:, : video.shape[1]], x[:, video.shape[1] :]
+        else:
+            seen = (text, context.masks.text)
+            conditioning, mask = context.video_conditioning, context.masks.video
+            video = run(self.blocks[index], recompute, video, conditioning, mask, *shared, *seen)
+        if self.temporal_blocks:
+            through_time = (context.video_conditioning, context.masks.temporal, *shared)
+            video = run(self.temporal_blocks[index], recompute, video, *through_time)
+        return video, text

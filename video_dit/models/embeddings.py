@@ -126,18 +126,17 @@ class PositionEmbedding(nn.Module):
             UserError: the clip is longer or larger than the learned tables.
         """
         config = self.config
+        self.check_fits(grid)
         parts = []
         if config.spatial_position == "sincos":
             parts.append(spatial_sincos_embedding(positions, config.hidden_size))
         elif config.spatial_position == "learned":
-            self._check_table("spatial_position", grid)
             top, left = self._crop(grid)
             of_frame = self.spatial[top : top + grid.height, left : left + grid.width]
             parts.append(of_frame.flatten(0, 1).repeat(grid.frames, 1))
         if config.temporal_position == "sincos":
             parts.append(temporal_sincos_embedding(positions, config.hidden_size))
         elif config.temporal_position == "learned":
-            self._check_table("temporal_position", grid)
             parts.append(self.temporal[: grid.frames].repeat_interleave(grid.height * grid.width, dim=0))
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0) if parts else None
 
@@ -161,10 +160,16 @@ class PositionEmbedding(nn.Module):
             return 0, 0
         return (self.table.height - grid.height) // 2, (self.table.width - grid.width) // 2
 
-    def _check_table(self, key: str, grid: Grid) -> None:
-        needed, there = (grid[1:], self.table[1:]) if key == "spatial_position" else (grid[:1], self.table[:1])
-        if any(n > t for n, t in zip(needed, there, strict=True)):
-            raise UserError(
-                f"model.{key} is learned for {' x '.join(map(str, there))} tokens, and this clip has "
-                f"{' x '.join(map(str, needed))}: make a smaller one, or train with sincos or rotary positions"
-            )
+    def check_fits(self, grid: Grid) -> None:
+        """
+        Raises:
+            UserError: the clip is longer or larger than the learned tables.
+        """
+        axes = {"spatial_position": slice(1, 3), "temporal_position": slice(1)}
+        for key, axis in axes.items():
+            needed, there = grid[axis], self.table[axis]
+            if getattr(self.config, key) == "learned" and any(n > t for n, t in zip(needed, there, strict=True)):
+                raise UserError(
+                    f"model.{key} is learned for {' x '.join(map(str, there))} tokens, and this clip has "
+                    f"{' x '.join(map(str, needed))}: make a smaller one, or train with sincos or rotary positions"
+                )

@@ -1,14 +1,15 @@
 """MM-DiT: joint transformer blocks in a row (Esser et al. 2024, arXiv 2403.03206, figure 2a)."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from video_dit.config import ModelConfig
+from video_dit.models.backbone import Backbone, State
 from video_dit.models.context import Context
 from video_dit.models.joint_blocks import JointTransformerBlock, SingleStreamBlock
 from video_dit.models.transformer_block import run, temporal_blocks
 
 
-class MMDiT(nn.Module):
+class MMDiT(Backbone):
     """Blocks of two streams, then of one where the config asks for them; the last of two is `context_pre_only` if it
     is the last of all. Under the factorised pattern each is followed by a block through time, which starts as the
     identity."""
@@ -29,20 +30,10 @@ class MMDiT(nn.Module):
         )
         self.temporal_blocks = temporal_blocks(config)
 
-    def forward(self, video: Tensor, text: Tensor, context: Context) -> Tensor:
-        """
-        Args:
-            video: [B, V, D].
-            text: [B, L, D].
-            context: conditioning, masks and positions.
-
-        Returns:
-            the video [B, V, D].
-        """
-        for index, block in enumerate(self.blocks):
-            recompute = index < self.num_recomputed
-            video, text = run(block, recompute, video, text, context)
-            if self.temporal_blocks:
-                through_time = (context.video_conditioning, context.masks.temporal, context.rotary, context.backend)
-                video = run(self.temporal_blocks[index], recompute, video, *through_time)
-        return video
+    def run_block(self, index: int, state: State, context: Context) -> State:
+        recompute = index < self.num_recomputed
+        video, text = run(self.blocks[index], recompute, *state, context)
+        if self.temporal_blocks:
+            through_time = (context.video_conditioning, context.masks.temporal, context.rotary, context.backend)
+            video = run(self.temporal_blocks[index], recompute, video, *through_time)
+        return video, text

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from video_dit.config import ModelConfig
 from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
+from video_dit.models.backbone import Backbone
 from video_dit.models.context import Context, batch_masks, packed_masks, repeats_text, token_order
 from video_dit.models.dit import DiT
 from video_dit.models.embeddings import ConditioningEmbedder, PositionEmbedding, patchify, unpatchify
@@ -21,7 +22,7 @@ from video_dit.ops.normalization import AdaLayerNormContinuous, Conditioning
 from video_dit.ops.position import Rotary
 from video_dit.shapes import Grid, token_grid
 
-_BACKBONES: dict[str, type[nn.Module]] = {"mmdit": MMDiT, "dit": DiT, "cross_dit": DiT, "u_vit": UViT}
+_BACKBONES: dict[str, type[Backbone]] = {"mmdit": MMDiT, "dit": DiT, "cross_dit": DiT, "u_vit": UViT}
 
 
 class VideoDiT(nn.Module):

@@ -1,53 +1,140 @@
 """VideoPipeline: prompts in, frames out."""
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
-from video_dit.config import Config, Solver
+from video_dit.config import Config, Precision, with_changes
 from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
+from video_dit.diffusion import Denoiser
 from video_dit.diffusion.guidance import Guidance, guided_velocity
 from video_dit.diffusion.processes import build_process
 from video_dit.diffusion.solvers import solve
 from video_dit.diffusion.timesteps import sampling_times, shift_for
-from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders import build_autoencoder, build_text_encoder, truncation_warning
+from video_dit.errors import UserError
 from video_dit.models import build_model
+from video_dit.models.step_cache import StepCache
 from video_dit.run_folder import RunFolder
-from video_dit.shapes import Grid, latent_grid, token_grid
+from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
+from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
+from video_dit.sampling.offload import offload_blocks
+from video_dit.sampling.plan import Plan, Window, givable, plan_clip
+from video_dit.shapes import latent_grid
+
+
+class _Batch(NamedTuple):
+    """Clips that are made together.
+
+    text, negative_text: B rows.
+    generators: B, of the noise.
+    beginning: uint8 [B, F, H, W, 3] with F from 0 on, what is given at the beginning.
+    end: alike, at the end.
+    """
+
+    text: TextCondition
+    negative_text: TextCondition
+    generators: list[Generator]
+    beginning: Tensor
+    end: Tensor
+
+
+class _Given(NamedTuple):
+    """Latent frames of a window that are given: which they are, [F] bool, and the latents [B, C, F, H, W] there."""
+
+    mask: Tensor
+    latents: Tensor
+
+    def hold(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask[:, None, None], self.latents, x)
 
 
 class VideoPipeline:
-    """A trained model with its encoders."""
+    """A trained model with its encoders.
 
-    def __init__(self, config: Config, weights: dict[str, Tensor], device: torch.device) -> None:
+    Args:
+        config: of the run.
+        weights: of the model.
+        device: where to compute.
+        precision: "fp32", or "bf16" for products in bfloat16 under autocast; None: as in training.
+        compile: hands each block of the model to torch.compile: slow at first, then faster.
+        offload: the blocks' weights wait in CPU memory, and each block is on the device only while it runs.
+        tile_size: latent cells (time, height, width) that the autoencoder decodes at a time; None: as in the config.
+
+    Attributes:
+        run, weights_file: the folder and the file that `from_run` has read.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: dict[str, Tensor],
+        device: torch.device,
+        *,
+        precision: Precision | None = None,
+        compile: bool = False,
+        offload: bool = False,
+        tile_size: tuple[int, int, int] | None = None,
+    ) -> None:
+        if tile_size is not None:
+            overlap = tuple(min(o, t // 2) for o, t in zip(config.autoencoder.tile_overlap, tile_size, strict=True))
+            config = with_changes(config, "autoencoder", {"tile_size": tile_size, "tile_overlap": overlap})
+        self.run: Path | None = None
+        self.weights_file: Path | None = None
         self.config = config
         self.device = device
+        self.precision = precision or config.training.precision
         self.autoencoder = build_autoencoder(config.autoencoder, device)
-        self.text_encoder = build_text_encoder(config.text_encoder, device)
-        encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
-        self.model: nn.Module = build_model(config, encoded)
+        self.text_encoder = build_text_encoder(config.text_encoder)
+        self._texts: dict[str, TextCondition] = {}
+        self.model = build_model(config, EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder))
         self.model.load_state_dict(weights)
-        self.model.to(device).eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False)
+        blocks = [*self.model.backbone.blocks, *getattr(self.model.backbone, "temporal_blocks", ())]
+        if offload:
+            offload_blocks(self.model, blocks, device)
+        else:
+            self.model.to(device)
+        if compile:
+            for block in blocks:
+                block.forward = torch.compile(block.forward)  # not block.compile(), which would take in its hooks
+        self.step_cache = StepCache(self.model.backbone)
+        self.model.backbone = self.step_cache
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str | torch.device | None = None) -> "VideoPipeline":
-        """Loads the newest averaged weights of a run folder.
+    def from_run(
+        cls,
+        run: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        weights: str | Path | None = None,
+        **options: Any,
+    ) -> "VideoPipeline":
+        """Loads the averaged weights of a run folder.
 
         Args:
             run: the folder.
             device: where to compute; None takes a GPU when there is one.
+            weights: a safetensors file, relative to the folder; None: the newest.
+            options: see `VideoPipeline`.
 
         Raises:
             ConfigError: this is not a run folder, or it has no checkpoint yet.
         """
         folder = RunFolder(Path(run))
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(folder.load_config(), load_file(folder.averaged_weights()), torch.device(device))
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = folder.load_config()
+        file = folder.path / weights if weights is not None else folder.averaged_weights()
+        if not file.exists():
+            raise UserError(f"{file}: there are no such weights; the run may have gone on and removed this checkpoint")
+        pipeline = cls(config, load_file(file), device, **options)
+        pipeline.run, pipeline.weights_file = folder.path, file
+        return pipeline
 
     @torch.inference_mode()
     def __call__(
@@ -55,100 +142,215 @@ class VideoPipeline:
         prompts: str | Sequence[str],
         seed: int | Sequence[int] = 0,
         *,
+        negative_prompt: str | Sequence[str] = "",
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        solver: Solver | None = None,
-        negative_prompt: str = "",
+        fps: float | None = None,
+        image: Tensor | None = None,
+        last_image: Tensor | None = None,
+        video: Tensor | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
         batch_size: int = 16,
         on_step: Callable[[int], None] | None = None,
+        **sampling: Any,
     ) -> Tensor:
         """Generates a clip per prompt. A clip depends on its prompt, seed and settings alone, up to rounding.
 
         Args:
             prompts: one or several.
-            seed: of the initial noise; one for all prompts, or one for each.
-            num_frames, height, width: size in pixels; None as in training.
-            num_steps, guidance_scale, solver: None as in the config's [sampling].
-            negative_prompt: what guidance moves away from.
+            seed: of the noise; one for all prompts, or one for each.
+            negative_prompt: what guidance moves away from; one for all, or one for each.
+            num_frames, height, width: size in pixels; None: as in training, and after a video one window more.
+            fps: frames per second, for a model that is told; None: as in training.
+            image: the first frame, uint8 [H, W, 3] or [B, H, W, 3]; it stands still for as many frames as have to be
+                given together (see `plan_clip`), which is one where neither autoencoder nor patches join frames.
+            last_image: the last frame, alike.
+            video: what to go on from, uint8 [F', H, W, 3] or [B, F', H, W, 3]; the clip begins with it.
+            window, overlap: see `plan_clip`.
             batch_size: clips that are computed together.
             on_step: called with the number of clips after each solver step of these clips.
+            sampling: keys of the config's [sampling], such as num_steps, guidance_scale or solver; others as there.
 
         Returns:
             uint8 [B, F, H, W, 3].
 
         Raises:
-            UserError: the size does not fit the autoencoder and the patches.
+            UserError: the size does not fit, frames cannot be given as asked, or a key or value of `sampling` is wrong.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        latents_grid = self._latent_grid(num_frames, height, width)
-        sampling, process = self.config.sampling, build_process(self.config.diffusion)
-        tokens = token_grid(latents_grid, self.config.model.patch_size)
-        shift = sampling.shift or shift_for(tokens.size, self.config.diffusion)
-        guidance = Guidance.of(sampling)
+        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        config = with_changes(self.config, "sampling", sampling)
+        plan = self.plan(
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            fps=fps,
+            window=window,
+            overlap=overlap,
+            image=image is not None,
+            last_image=last_image is not None,
+            video_frames=0 if video is None else video.shape[-4],
+        )
+        nothing = torch.empty(len(prompts), 0, plan.window.height, plan.window.width, 3, dtype=torch.uint8)
+        beginning = end = nothing
+        if video is not None:
+            beginning = checked_frames(video, plan.window, "video", len(prompts))
+        elif image is not None:
+            still = checked_frames(image.unsqueeze(-4), plan.window, "image", len(prompts))
+            beginning = still.repeat(1, plan.num_known, 1, 1, 1)
+        if last_image is not None:
+            still = checked_frames(last_image.unsqueeze(-4), plan.window, "last_image", len(prompts))
+            end = still.repeat(1, plan.num_last, 1, 1, 1)
+        self.encode_prompts([*prompts, *negatives])
+
         clips = []
         for start in range(0, len(prompts), batch_size):
-            batch_prompts = prompts[start : start + batch_size]
-            noise = self._noise(seeds[start : start + batch_size], latents_grid)
-            velocity = guided_velocity(
-                self._denoise,
-                self.text_encoder.encode(batch_prompts).to(self.device),
-                self.text_encoder.encode([negative_prompt] * len(batch_prompts)).to(self.device),
-                replace(guidance, scale=sampling.guidance_scale if guidance_scale is None else guidance_scale),
-                process,
-                self.config.diffusion.prediction,
-                self.config.diffusion.min_t,
-            )
-
-            def report(_: int, num_clips: int = len(batch_prompts)) -> None:
-                if on_step is not None:
-                    on_step(num_clips)
-
-            latents = solve(
-                velocity,
-                noise,
-                sampling_times(process, num_steps or sampling.num_steps, shift, sampling.spacing),
-                process,
-                solver or sampling.solver,
-                on_step=report,
-            )
-            clips.append(to_uint8(self.autoencoder.decode(latents)).cpu())
+            rows = slice(start, start + batch_size)
+            texts = [self._text(prompts[rows]), self._text(negatives[rows])]
+            generators = [Generator().manual_seed(number) for number in seeds[rows]]
+            batch = _Batch(*texts, generators, beginning[rows], end[rows])
+            clips.append(self._make(config, plan, batch, on_step))
         return torch.cat(clips)
 
-    def _latent_grid(self, num_frames: int | None, height: int | None, width: int | None) -> Grid:
-        trained = self.config.data.grid
-        pixels = Grid(num_frames or trained.frames, height or trained.height, width or trained.width)
-        grid = latent_grid(pixels, self.autoencoder)
-        token_grid(grid, self.config.model.patch_size)
-        return grid
+    def plan(self, **settings: Any) -> Plan:
+        """The plan of a clip with these settings, as `plan_clip` takes them; warns where the model has to extrapolate.
 
-    def _noise(self, seeds: Sequence[int], grid: Grid) -> Tensor:
-        """Drawn on the CPU, so that a seed means the same noise on every device."""
-        shape = (self.autoencoder.channels, *grid)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(noise).to(self.device)
+        Raises:
+            UserError: the size does not fit, or frames cannot be given as asked.
+        """
+        plan = plan_clip(self.config, self.autoencoder, **settings)
+        diffusion = self.config.diffusion
+        if plan.gives_frames and not (diffusion.gives_frames or diffusion.per_frame_noise):
+            told = "frames are given to a model that never saw any in training (diffusion.first_frame, continuation)"
+            warnings.warn(told, SamplingWarning, stacklevel=1)
+        positions = self.model.position_embedding
+        positions.check_fits(plan.tokens)
+        for told in extrapolations(self.config, positions.trained_grid, plan.tokens, plan.fps):
+            warnings.warn(told, SamplingWarning, stacklevel=1)
+        return plan
 
-    def _denoise(self, x_t: Tensor, t: Tensor, text: TextCondition) -> Tensor:
-        bf16 = self.config.training.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output: Tensor = self.model(x_t, t, text, self._clip_info(x_t))
-        return output.float()
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> None:
+        """Encodes prompts before they are asked for, and moves the text encoder to CPU memory again.
 
-    def _clip_info(self, x_t: Tensor) -> ClipInfo:
-        """What a model that is conditioned on it is asked for: a source of just this size, of which nothing is cut."""
-        num_clips, scale = len(x_t), self.autoencoder.stride[1:]
-        size = x_t.new_tensor([length * step for length, step in zip(x_t.shape[3:], scale, strict=True)])
-        return ClipInfo(
-            fps=x_t.new_full((num_clips,), self.config.data.fps),
-            size=size.repeat(num_clips, 1),
-            crop=x_t.new_zeros(num_clips, 2),
+        Each is encoded by itself, so that it does not depend on others; remembered are those of the last call that had
+        something new. Warns where a prompt is cut.
+        """
+        if all(prompt in self._texts for prompt in prompts):
+            return
+        self.text_encoder.to(self.device)
+        remembered = self._texts
+        self._texts = {}
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in remembered:
+                remembered[prompt] = self.text_encoder.encode([prompt]).to("cpu")
+                if told := truncation_warning(self.text_encoder, prompt):
+                    warnings.warn(told, SamplingWarning, stacklevel=1)
+            self._texts[prompt] = remembered[prompt]
+        self.text_encoder.to(torch.device("cpu"))
+
+    def _text(self, prompts: list[str]) -> TextCondition:
+        rows = [self._texts[prompt] for prompt in prompts]
+        return TextCondition(*map(torch.cat, zip(*rows, strict=True))).to(self.device)
+
+    def _make(self, config: Config, plan: Plan, batch: _Batch, on_step: Callable[[int], None] | None) -> Tensor:
+        """The clips of a batch, window by window: uint8 [B, F, H, W, 3] on the CPU."""
+        clip = batch.beginning
+        latents: Tensor | None = None
+        for window in plan.windows:
+            given = self._given(plan, window, clip, latents, batch.end)
+            latents = self._sample(config, plan, batch, given, on_step)
+            pixels = torch.cat([to_uint8(self.autoencoder.decode(one[None])).cpu() for one in latents])
+            clip = torch.cat((clip, pixels[:, window.overlap :]), dim=1)
+        return torch.cat((clip[:, : plan.num_frames - plan.num_last], batch.end), dim=1)
+
+    def _given(self, plan: Plan, window: Window, clip: Tensor, previous: Tensor | None, end: Tensor) -> _Given | None:
+        """What a window is given: of the clip so far, whose last window had the latents `previous`, and at its end."""
+        shape = (len(clip), self.autoencoder.channels, *plan.latents)
+        given = _Given(torch.zeros(plan.latents.frames, dtype=torch.bool), torch.zeros(shape))
+        if window.overlap:
+            num_latents = latent_grid(plan.window._replace(frames=window.overlap), self.autoencoder).frames
+            if previous is None or self.autoencoder.causal:  # whose first latent frame is unlike the others
+                overlapping = self._encode(clip[:, window.start : window.start + window.overlap])
+            else:
+                overlapping = previous[:, :, -num_latents:]
+            given.mask[:num_latents] = True
+            given.latents[:, :, :num_latents] = overlapping.cpu()
+        if plan.num_last:
+            num_latents = plan.num_last // self.autoencoder.stride[0]
+            longer = givable(self.config, self.autoencoder, plan.window)[:2][-1]  # a clip in which they are the last
+            still = end[:, :1].repeat(1, max(longer, plan.num_last), 1, 1, 1)
+            given.mask[-num_latents:] = True
+            given.latents[:, :, -num_latents:] = self._encode(still)[:, :, -num_latents:].cpu()
+        return _Given(*(tensor.to(self.device) for tensor in given)) if given.mask.any() else None
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        """uint8 [B, F, H, W, 3] to latents, clip by clip."""
+        pixels = from_uint8(frames).to(self.device)
+        return torch.cat([self.autoencoder.encode(one[None]) for one in pixels])
+
+    def _sample(
+        self, config: Config, plan: Plan, batch: _Batch, given: _Given | None, on_step: Callable[[int], None] | None
+    ) -> Tensor:
+        """The latents of a window, [B, C, F, H, W]."""
+        sampling, diffusion = config.sampling, config.diffusion
+        process = build_process(diffusion)
+        shape = (self.autoencoder.channels, *plan.latents)
+
+        def draw_noise(*_: Tensor) -> Tensor:
+            """On the CPU, so that a seed means the same noise on every device."""
+            return torch.stack([torch.randn(shape, generator=own) for own in batch.generators]).to(self.device)
+
+        def report(_: int) -> None:
+            if on_step is not None:
+                on_step(len(batch.generators))
+
+        self.step_cache.start(sampling.step_cache)
+        velocity = guided_velocity(
+            self._denoiser(plan, given),
+            batch.text,
+            batch.negative_text,
+            Guidance.of(sampling),
+            process,
+            diffusion.prediction,
+            diffusion.min_t,
+        )
+        shift = sampling.shift or shift_for(plan.tokens.size, diffusion)
+        times = sampling_times(process, sampling.num_steps, shift, sampling.spacing)
+        noise = draw_noise()
+        return solve(
+            velocity,
+            noise if given is None else given.hold(noise),
+            times,
+            process,
+            sampling.solver,
+            draw_noise=draw_noise,
+            keep=None if given is None else given.hold,
+            on_step=report,
         )
 
+    def _denoiser(self, plan: Plan, given: _Given | None) -> Denoiser:
+        """The model as a function of x_t, t and the text alone."""
+        has_mask = self.config.model.given_frames
 
-def to_uint8(pixels: Tensor) -> Tensor:
-    """[B, 3, F, H, W] in [-1, 1] to uint8 [B, F, H, W, 3]; what is outside is clamped."""
-    levels = (pixels.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-    return rearrange(levels, "b c f h w -> b f h w c")
+        def denoise(x_t: Tensor, t: Tensor, text: TextCondition) -> Tensor:
+            mask = None
+            if given is not None and has_mask:
+                mask = given.mask.expand(len(x_t), -1)
+            elif given is not None:
+                whole_tokens = given.mask.view(-1, self.config.model.patch_size[0]).all(-1)
+                t = torch.where(whole_tokens, 0, t[:, None])
+            info = ClipInfo(  # a source of just this size, of which nothing is cut
+                fps=x_t.new_full((len(x_t),), plan.fps),
+                size=x_t.new_tensor(plan.window[1:]).repeat(len(x_t), 1),
+                crop=x_t.new_zeros(len(x_t), 2),
+            )
+            self.step_cache.asked_by(text)
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                output: Tensor = self.model(x_t, t, text, info, mask)
+            return output.float()
+
+        return denoise
