@@ -61,6 +61,7 @@ def test_mistakes_are_named_with_what_was_meant(override: str, message: str, tmp
         (["model.window_size=[2, 3, 3]"], r"model.window_size is \[2, 3, 3\], and must be odd"),
         (["model.text_split=4", "model.attention_pattern=factorised"], r"text_split does not go with .* factorised"),
         (["model.name=u_vit", "model.given_frames=true"], r"given_frames needs a timestep.*use model.name = mmdit"),
+        (["model.spatial_position=learned", "model.position_grid=[16, 2]"], r"position_grid is \[16, 2\].*or more"),
         (["model.attention_backend=flash"], r"model.attention_backend = 'flash': input should be 'auto', 'sdpa'"),
     ],
 )  # fmt: skip

@@ -274,6 +274,17 @@ def test_factorised_blocks_see_their_frame_and_then_their_place() -> None:
     assert difference.tolist() == [True, False, False]
 
 
+def test_u_vit_s_long_skips_join_mirror_images() -> None:
+    """Layers that take the skip alone undo the blocks between: the first block's output reaches the last."""
+    backbone = with_random_weights(tiny_model(name="u_vit", depth=5)).backbone
+    for layer in backbone.skips:
+        layer.weight.data, layer.bias.data = torch.cat((torch.zeros(24, 24), torch.eye(24)), dim=1), torch.zeros(24)
+    video, text, conditioning = torch.randn(1, 6, 24), torch.randn(1, L, 24), Conditioning(torch.randn(1, 1, 24))
+    first, last = backbone.blocks[0], backbone.blocks[-1]
+    expected = last(first(torch.cat((video, text), dim=1), conditioning), conditioning)[:, :6]
+    torch.testing.assert_close(backbone(video, text, Context(conditioning, conditioning)), expected)
+
+
 @pytest.mark.parametrize("condition", ["fps", "size", "crop"])
 def test_conditions_are_read(condition: str) -> None:
     model = with_random_weights(tiny_model(conditions=[condition]))

@@ -341,7 +341,12 @@ class Config(Table):
     @model_validator(mode="after")
     def _check_grid(self) -> "Config":
         if "model" in self.model_fields_set:  # else the config may be for preprocessing, which needs no model
-            token_grid(self.latent_grid, self.model.patch_size)
+            grid, table = token_grid(self.latent_grid, self.model.patch_size), self.model.position_grid
+            if self.model.spatial_position == "learned" and table and (grid.height > table[0] or grid.width > table[1]):
+                raise UserError(
+                    f"model.position_grid is {list(table)}, and the clips of [data] have "
+                    f"{[grid.height, grid.width]} tokens in a frame: use {[grid.height, grid.width]} or more"
+                )
         return self
 
     @property
