@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from model_inputs import CHANNELS, DTYPES, HEAD_SIZE, PATCH, POOLED_WIDTH, TEXT_WIDTH, near_square, random_text, say
 from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from video_dit.contracts import TextCondition
@@ -21,8 +23,16 @@ from video_dit.models import VideoDiT
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative error at which both sides compute the same: rounding passes, another architecture does not."""
 
+COMPARED = (("eager", "eager"), ("compiled", "eager"), ("compiled", "compiled"))
+"""The mode of ours, and that of diffusers."""
+
+KERNELS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "attention")
+"""Matrix products and attention, in the profiler's names or parts of them: what both sides leave to torch's kernels."""
+
 MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 WARM_UPS = 2
+
+Key = TypeVar("Key")
 
 
 class Inputs(NamedTuple):
@@ -41,23 +51,19 @@ def measure_speed(args: argparse.Namespace, device: torch.device) -> dict[str, A
         say(f"{precision}: building both models")
         models = same_models(args, device, DTYPES[precision])
         inputs = random_inputs(args, device, DTYPES[precision])
-        flops = {
-            side: {work: count_flops(run) for work, run in workloads(side, model, inputs).items()}
-            for side, model in models.items()
-        }
-        of_precision = []
+        works = {side: workloads(side, model, inputs) for side, model in models.items()}
+        flops = {side: {work: count_flops(run) for work, run in of_side.items()} for side, of_side in works.items()}
+        shares = {work: kernels_share(run) for work, run in works["theirs"].items()}
         ceiling = matmul_ceiling(device, DTYPES[precision])
-        for mode in args.modes:
-            say(f"{precision} {mode}: warming up, then measuring")
-            of_precision += [
-                {"precision": precision, **row} for row in measure_mode(mode, models, inputs, args.repeats)
-            ]
-            ceiling = max(ceiling, matmul_ceiling(device, DTYPES[precision]))
+        of_precision = measure_modes(args.modes, models, inputs, args.repeats)
+        ceiling = max(ceiling, matmul_ceiling(device, DTYPES[precision]))
         for row in of_precision:
-            row["ceiling_flops_per_second"] = ceiling
+            row |= {"precision": precision, "ceiling_flops_per_second": ceiling}
             for side in models:
                 row[f"{side}_flops"] = flops[side][row["work"]]
                 row[f"{side}_mfu"] = row[f"{side}_flops"] / row[f"{side}_median"] / ceiling
+            if row["theirs_mode"] == "eager":
+                row["floor"] = shares[row["work"]] * row["ours_flops"] / row["theirs_flops"]
         rows += of_precision
         torch.compiler.reset()
     sizes = {name: getattr(args, name) for name in ("hidden_size", "depth", "tokens", "text_tokens")}
@@ -65,27 +71,36 @@ def measure_speed(args: argparse.Namespace, device: torch.device) -> dict[str, A
     return {"sizes": sizes, "repeats": args.repeats, "rows": rows}
 
 
-def measure_mode(mode: str, models: dict[str, nn.Module], inputs: Inputs, repeats: int) -> list[dict[str, Any]]:
-    """A row for each workload.
+def measure_modes(
+    modes: Sequence[str], models: dict[str, nn.Module], inputs: Inputs, repeats: int
+) -> list[dict[str, Any]]:
+    """A row for each workload and each of `COMPARED` whose modes are wanted.
 
     Raises:
         RuntimeError: the two sides compute different functions.
     """
-    callables = {side: torch.compile(model) if mode == "compiled" else model for side, model in models.items()}
-    works = {side: workloads(side, model, inputs) for side, model in callables.items()}
-    error = relative_error(works["ours"]["inference"](), works["theirs"]["inference"]())
+    works = {
+        (side, mode): workloads(side, torch.compile(model) if mode == "compiled" else model, inputs)
+        for mode in modes
+        for side, model in models.items()
+    }
+    pairs = [pair for pair in COMPARED if set(pair) <= set(modes)]
+    outputs = {key: of_key["inference"]() for key, of_key in works.items()}
+    errors = {pair: relative_error(outputs["ours", pair[0]], outputs["theirs", pair[1]]) for pair in pairs}
     tolerance = TOLERANCES[inputs.latents.dtype]
-    if not error < tolerance:
+    if not max(errors.values()) < tolerance:
         raise RuntimeError(
-            f"{mode}, with the same weights, the outputs differ by {error:.1e} relatively, more than {tolerance:.0e}: "
-            "times of different functions are not compared"
+            f"with the same weights, the outputs differ by {max(errors.values()):.1e} relatively, more than "
+            f"{tolerance:.0e}: times of different functions are not compared"
         )
     rows = []
     for work in ("training", "inference"):
-        seconds = in_turns({side: works[side][work] for side in works}, repeats, inputs.t.device, models.values())
-        rows.append(
-            {"mode": mode, "work": work, "relative_error": error, **compare(seconds["ours"], seconds["theirs"])}
-        )
+        say(f"{work}: warming up, then measuring")
+        of_work = {key: of_key[work] for key, of_key in works.items()}
+        seconds = in_turns(of_work, repeats, inputs.t.device, models.values())
+        for pair in pairs:
+            row = {"work": work, "ours_mode": pair[0], "theirs_mode": pair[1], "relative_error": errors[pair]}
+            rows.append(row | compare(seconds["ours", pair[0]], seconds["theirs", pair[1]]))
     return rows
 
 
@@ -149,10 +164,10 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def in_turns(
-    works: dict[str, Callable[[], Any]], repeats: int, device: torch.device, models: Iterable[nn.Module]
-) -> dict[str, list[float]]:
+    works: dict[Key, Callable[[], Any]], repeats: int, device: torch.device, models: Iterable[nn.Module]
+) -> dict[Key, list[float]]:
     """Seconds of each, measured one after the other in every round, after warm-up rounds; gradients start as None."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[Key, list[float]] = {name: [] for name in works}
     for repeat in range(-WARM_UPS, repeats):
         for name, work in works.items():
             for model in models:
@@ -166,14 +181,19 @@ def in_turns(
 
 
 def time_of(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds, to the end of all that the device was asked to do."""
+    """Seconds, to the end of all that the device was asked to do.
+
+    On one thread of a CPU they are the process's own, in which what else the machine does hardly counts.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
@@ -193,6 +213,20 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
         seconds = min(time_of(lambda a=a, b=b: a @ b, device) for _ in range(5))  # type: ignore[misc]
         best = max(best, 2 * size**3 / seconds)
     return best
+
+
+def kernels_share(work: Callable[[], Any]) -> float:
+    """The share of the time of `work` that is spent in `KERNELS`, of the operators' own times in torch's profiler."""
+    work()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profile(activities=activities) as profiler:
+        work()
+    own_time = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    operators = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    of_kernels = [event for event in operators if any(name in event.key for name in KERNELS)]
+    return float(sum(getattr(event, own_time) for event in of_kernels)) / sum(
+        getattr(event, own_time) for event in operators
+    )
 
 
 def count_flops(work: Callable[[], Any]) -> int:
@@ -225,14 +259,17 @@ def speed_table(speed: dict[str, Any]) -> str:
     lines = [
         f"{sizes['parameters'] / 1e6:.0f} M parameters, width {sizes['hidden_size']}, depth {sizes['depth']}, "
         f"{sizes['tokens']} + {sizes['text_tokens']} tokens; medians of {speed['repeats']}",
-        f"{'':24}{'ours':>11}{'diffusers':>11}{'ratio':>8}{'min to max':>17}{'MFU ours':>10}{'diffusers':>11}"
-        f"{'ceiling':>14}{'rel. error':>12}",
+        "floor: the ratio if ours did nothing but its matrix products and attention, as fast as diffusers does its own",
+        f"{'':16}{'ours':>9} / {'diffusers':10}{'ours':>8}{'diffusers':>12}{'ratio':>8}{'min to max':>17}{'floor':>7}"
+        f"{'MFU ours':>10}{'diffusers':>11}{'ceiling':>14}{'rel. error':>12}",
     ]
     for row in speed["rows"]:
+        floor = f"{row['floor']:.3f}" if "floor" in row else ""
         lines.append(
-            f"{row['precision']:5}{row['mode']:9}{row['work']:10}"
-            f"{row['ours_median'] * 1e3:>8.0f} ms{row['theirs_median'] * 1e3:>8.0f} ms{row['ratio']:>8.3f}"
-            f"{row['ratio_min']:>8.3f} to {row['ratio_max']:.3f}{row['ours_mfu']:>10.1%}{row['theirs_mfu']:>11.1%}"
-            f"{row['ceiling_flops_per_second'] / 1e12:>7.2f} TFLOP/s{row['relative_error']:>12.1e}"
+            f"{row['precision']:6}{row['work']:10}{row['ours_mode']:>9} / {row['theirs_mode']:9}"
+            f"{row['ours_median'] * 1e3:>6.0f} ms{row['theirs_median'] * 1e3:>9.0f} ms{row['ratio']:>8.3f}"
+            f"{row['ratio_min']:>9.3f} to {row['ratio_max']:.3f}{floor:>7}"
+            f"{row['ours_mfu']:>10.1%}{row['theirs_mfu']:>11.1%}"
+            f"{row['ceiling_flops_per_second'] / 1e12:>6.2f} TFLOP/s{row['relative_error']:>12.1e}"
         )
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from torch import nn
 from video_dit.config import ModelConfig
 from video_dit.contracts import ClipInfo
 from video_dit.models.embeddings import PositionEmbedding, patchify, unpatchify
-from video_dit.ops.position import ntk_base, rotary_embedding, spatial_sincos_embedding
+from video_dit.ops.position import ntk_base, rotary_embedding, spatial_sincos_embedding, temporal_sincos_embedding
 from video_dit.shapes import Grid
 
 
@@ -89,12 +89,27 @@ def test_learned_tables_are_read_at_the_token_s_place() -> None:
         torch.testing.assert_close(added[place], expected)
 
 
+def test_sincos_embeddings_are_read_at_the_token_s_place() -> None:
+    """Row, column and time of each token, of clips of different rates, each on its own."""
+    config = ModelConfig(reference_fps=8.0, position_grid=(8, 10), position_scale=0.5, hidden_size=32)
+    embedding = PositionEmbedding(config, TRAINED)
+    grid, clip = Grid(3, 4, 6), ClipInfo(torch.tensor([8.0, 16.0]), torch.zeros(2, 2), torch.zeros(2, 2))
+    positions = embedding.positions(grid, clip, CPU)
+    added = embedding.added(grid, positions)
+    assert added.shape == (2, grid.size, 32)
+    for row, token in [(0, 0), (1, 71), (1, 32)]:
+        time, height, width = positions[row, token][:, None]
+        expected = spatial_sincos_embedding(height, width, 32) + temporal_sincos_embedding(time, 32)
+        torch.testing.assert_close(added[row, token], expected[0])
+
+
 def test_spatial_and_temporal_embeddings_are_added_to_each_other() -> None:
     positions = positions_of(Grid(3, 2, 2))
     parts = []
     for spatial, temporal in (("sincos", "none"), ("none", "sincos"), ("sincos", "sincos"), ("none", "none")):
         config = ModelConfig(spatial_position=spatial, temporal_position=temporal)
         parts.append(PositionEmbedding(config, TRAINED).added(Grid(3, 2, 2), positions))
-    torch.testing.assert_close(parts[0], spatial_sincos_embedding(positions, 256))
+    of_frame = spatial_sincos_embedding(torch.arange(2), torch.arange(2), 256)
+    torch.testing.assert_close(parts[0], of_frame.repeat(3, 1))
     torch.testing.assert_close(parts[0] + parts[1], parts[2])
     assert parts[3] is None

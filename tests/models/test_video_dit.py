@@ -275,6 +275,17 @@ def test_factorised_blocks_see_their_frame_and_then_their_place() -> None:
     assert difference.tolist() == [True, False, False]
 
 
+def test_u_vit_s_long_skips_join_mirror_images() -> None:
+    """Layers that take the skip alone undo the blocks between: the first block's output reaches the last."""
+    backbone = with_random_weights(tiny_model(name="u_vit", depth=5)).backbone
+    for layer in backbone.skips:
+        layer.weight.data, layer.bias.data = torch.cat((torch.zeros(24, 24), torch.eye(24)), dim=1), torch.zeros(24)
+    video, text, conditioning = torch.randn(1, 6, 24), torch.randn(1, L, 24), Conditioning(torch.randn(1, 1, 24))
+    first, last = backbone.blocks[0], backbone.blocks[-1]
+    expected = last(first(torch.cat((video, text), dim=1), conditioning), conditioning)[:, :6]
+    torch.testing.assert_close(backbone(video, text, Context(conditioning, conditioning)), expected)
+
+
 @pytest.mark.parametrize("condition", ["fps", "size", "crop"])
 def test_conditions_are_read(condition: str) -> None:
     model = with_random_weights(tiny_model(conditions=[condition]))
@@ -369,3 +380,19 @@ def test_on_a_gpu_the_output_is_that_of_the_cpu(keys: dict) -> None:
     expected = model(latents, t, text)
     output = model.cuda()(latents.cuda(), t.cuda(), text.to("cuda"))
     torch.testing.assert_close(output.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "flex", "xformers"])
+def test_on_a_gpu_in_bf16_packed_clips_are_the_same_as_alone(backend: str) -> None:
+    """Heads of 64, whose kernels all backends have."""
+    keys = {"hidden_size": 128, "attention_backend": backend}
+    model = with_random_weights(tiny_model(**keys)).to("cuda", torch.bfloat16)
+    clips = [torch.randn(CHANNELS, *grid).to("cuda", torch.bfloat16) for grid in [(3, 4, 6), (1, 2, 2), (2, 6, 4)]]
+    t, text = torch.rand(3).cuda(), random_text(3, L, TEXT_WIDTH, lengths=[5, 2, 4]).to("cuda")
+    text = text._replace(embeds=text.embeds.bfloat16(), pooled=text.pooled.bfloat16())
+    for row, packed in enumerate(model.forward_packed(clips, t, text)):
+        one = slice(row, row + 1)
+        alone = model(clips[row][None], t[one], TextCondition(*(x[one] for x in text)))[0]
+        error = (packed - alone).float().norm() / alone.float().norm()
+        assert float(error.detach()) < 5e-2

@@ -93,8 +93,9 @@ def test_sinusoidal_embedding_is_its_formula() -> None:
 
 
 def test_spatial_and_temporal_embeddings_read_their_own_axes() -> None:
-    positions = torch.tensor([[5.0, 2.0, 3.0]])
-    spatial, temporal = spatial_sincos_embedding(positions, 8)[0], temporal_sincos_embedding(positions, 4)[0]
+    heights, widths = torch.tensor([7.0, 2.0]), torch.tensor([1.0, 8.0, 3.0])
+    spatial = spatial_sincos_embedding(heights, widths, 8)[-1]
+    temporal = temporal_sincos_embedding(torch.tensor([5.0]), 4)[0]
     width, height, time = (
         [f(torch.tensor(place * 10_000.0**-e)) for f in (torch.sin, torch.cos) for e in (0, 0.5)] for place in (3, 2, 5)
     )
@@ -103,7 +104,8 @@ def test_spatial_and_temporal_embeddings_read_their_own_axes() -> None:
 
 
 def test_factorised_embeddings_tell_all_tokens_apart() -> None:
-    positions = grid_positions(Grid(4, 5, 6))
-    embedding = spatial_sincos_embedding(positions, 32) + temporal_sincos_embedding(positions, 32)
+    times, heights, widths = map(torch.arange, Grid(4, 5, 6))
+    spatial, temporal = spatial_sincos_embedding(heights, widths, 32), temporal_sincos_embedding(times, 32)
+    embedding = (temporal[:, None] + spatial).flatten(0, 1)
     distances = torch.cdist(embedding, embedding) + 9 * torch.eye(len(embedding))
     assert distances.min() > 0.1

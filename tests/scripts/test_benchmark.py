@@ -11,7 +11,7 @@ from launch import run_script
 from line_chart import line_chart, ticks
 from model_inputs import near_square
 from model_memory import peak_memory, tokens_within
-from model_speed import WARM_UPS, compare, count_flops, in_turns
+from model_speed import WARM_UPS, compare, count_flops, in_turns, kernels_share
 from PIL import Image
 from torch import nn
 
@@ -76,6 +76,13 @@ def test_the_backward_pass_counts_twice_for_products_and_two_and_a_half_times_fo
     assert count_flops(step) == attention * 3.5 + product * 3
 
 
+def test_the_share_of_the_kernels_is_that_of_products_and_attention() -> None:
+    x, q = torch.randn(512, 512), torch.randn(1, 4, 256, 32)
+    assert kernels_share(lambda: x @ x) > 0.5
+    assert kernels_share(lambda: nn.functional.scaled_dot_product_attention(q, q, q)) > 0.5
+    assert kernels_share(lambda: nn.functional.gelu(x)) == 0
+
+
 def test_the_sides_take_turns_and_find_no_gradients_of_the_round_before() -> None:
     layers = {"ours": nn.Linear(2, 2), "theirs": nn.Linear(2, 2)}
     order = []
@@ -123,3 +130,4 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "model.json").read_text())
     assert [row["work"] for row in results["speed"]["rows"]] == ["training", "inference"]
     assert all(row["relative_error"] < 1e-5 for row in results["speed"]["rows"])
+    assert all(0 < row["floor"] < 1 for row in results["speed"]["rows"])

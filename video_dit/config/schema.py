@@ -516,5 +516,11 @@ class Config(Table):
             raise UserError("sampling.zero_init is for diffusion.process = rectified_flow: leave it out")
         stride = AUTOENCODER_STRIDES.get(self.autoencoder.name)
         if stride and "model" in self.model_fields_set:  # else the config may be for preprocessing: it needs no model
-            token_grid(self.data.grid.divided_by(stride, "stride of the autoencoder"), self.model.patch_size)
+            latents = self.data.grid.divided_by(stride, "stride of the autoencoder")
+            grid, table = token_grid(latents, self.model.patch_size), self.model.position_grid
+            if self.model.spatial_position == "learned" and table and (grid.height > table[0] or grid.width > table[1]):
+                raise UserError(
+                    f"model.position_grid is {list(table)}, and the clips of [data] have "
+                    f"{[grid.height, grid.width]} tokens in a frame: use {[grid.height, grid.width]} or more"
+                )
         return self

@@ -127,18 +127,22 @@ class PositionEmbedding(nn.Module):
         """
         config = self.config
         self.check_fits(grid)
+        places = positions.unflatten(-2, grid)  # each coordinate depends on its own axis alone
         parts = []
         if config.spatial_position == "sincos":
-            parts.append(spatial_sincos_embedding(positions, config.hidden_size))
+            heights, widths = places[..., 0, :, 0, 1], places[..., 0, 0, :, 2]
+            of_frame = spatial_sincos_embedding(heights, widths, config.hidden_size)
+            parts.append(of_frame.tile(grid.frames, 1))
         elif config.spatial_position == "learned":
             top, left = self._crop(grid)
-            of_frame = self.spatial[top : top + grid.height, left : left + grid.width]
-            parts.append(of_frame.flatten(0, 1).repeat(grid.frames, 1))
+            of_frame = self.spatial[top : top + grid.height, left : left + grid.width].flatten(0, 1)
+            parts.append(of_frame.tile(grid.frames, 1))
         if config.temporal_position == "sincos":
-            parts.append(temporal_sincos_embedding(positions, config.hidden_size))
+            of_time = temporal_sincos_embedding(places[..., 0, 0, 0], config.hidden_size)
+            parts.append(of_time.repeat_interleave(grid.height * grid.width, dim=-2))
         elif config.temporal_position == "learned":
             parts.append(self.temporal[: grid.frames].repeat_interleave(grid.height * grid.width, dim=0))
-        return torch.stack(torch.broadcast_tensors(*parts)).sum(0) if parts else None
+        return sum(parts[1:], start=parts[0]) if parts else None
 
     def rotary(self, grid: Grid, positions: Tensor) -> Rotary | None:
         """Cosine and sine, [V, K/2] or [B, V, K/2]."""

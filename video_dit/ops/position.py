@@ -70,20 +70,27 @@ def sinusoidal_embedding(positions: Tensor, width: int, max_period: float = 10_0
     return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
 
 
-def spatial_sincos_embedding(positions: Tensor, hidden_size: int) -> Tensor:
+def spatial_sincos_embedding(heights: Tensor, widths: Tensor, hidden_size: int) -> Tensor:
     """Fixed absolute embeddings in the layout of SD3: half the channels for the width, then half for the height.
 
     Args:
-        positions: [..., V, 3] float, (time, height, width) of each token; time is not read.
+        heights: [..., H] float, the rows of a frame.
+        widths: [..., W] float, its columns.
         hidden_size: D, a multiple of 4.
 
     Returns:
-        [..., V, D] float32; within each half, sines and then cosines.
+        [..., H*W, D] float32, row by row; within each half, sines and then cosines.
     """
-    halves = [sinusoidal_embedding(positions[..., axis], hidden_size // 2) for axis in (2, 1)]
-    return torch.cat([half.roll(hidden_size // 4, dims=-1) for half in halves], dim=-1)
+    of_height, of_width = (
+        sinusoidal_embedding(places, hidden_size // 2).roll(hidden_size // 4, dims=-1) for places in (heights, widths)
+    )
+    halves = torch.broadcast_tensors(of_width[..., None, :, :], of_height[..., :, None, :])
+    return torch.cat(halves, dim=-1).flatten(-3, -2)
 
 
-def temporal_sincos_embedding(positions: Tensor, hidden_size: int) -> Tensor:
-    """The same for the time, over all channels; added to the spatial one, it makes a factorised embedding."""
-    return sinusoidal_embedding(positions[..., 0], hidden_size).roll(hidden_size // 2, dims=-1)
+def temporal_sincos_embedding(times: Tensor, hidden_size: int) -> Tensor:
+    """The same for the time, over all channels: [..., F] to [..., F, D].
+
+    Added to the spatial one, it makes a factorised embedding.
+    """
+    return sinusoidal_embedding(times, hidden_size).roll(hidden_size // 2, dims=-1)
