@@ -103,7 +103,7 @@ def test_objectives_that_contradict_themselves_are_refused(overrides: list[str],
 
 
 def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("video_dit.config.schema.find_spec", lambda name: None)
+    monkeypatch.setattr("video_dit.config.model.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"model.attention_backend is xformers, which is not installed.*use auto"):
         load_config(None, ["model.attention_backend=xformers"])
 

@@ -1,21 +1,12 @@
 """The config of a run: its schema, and how it is read, overridden, explained and written."""
 
+from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, TextEncoderConfig
+from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
 from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
-from video_dit.config.schema import (
-    AUTOENCODER_STRIDES,
-    AutoencoderConfig,
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    GuidanceMethod,
-    ModelConfig,
-    Precision,
-    Prediction,
-    SamplingConfig,
-    Solver,
-    TextEncoderConfig,
-    TrainingConfig,
-)
+from video_dit.config.model import ModelConfig
+from video_dit.config.schema import Config
+from video_dit.config.table import Precision
+from video_dit.config.training import TrainingConfig
 
 __all__ = [
     "AUTOENCODER_STRIDES",

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 import tomli_w
 from pydantic import ValidationError
 
-from video_dit.config.schema import Config, Table
+from video_dit.config.schema import Config
+from video_dit.config.table import Table
 from video_dit.errors import UserError
 
 if sys.version_info >= (3, 11):

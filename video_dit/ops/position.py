@@ -84,7 +84,8 @@ def spatial_sincos_embedding(heights: Tensor, widths: Tensor, hidden_size: int) 
     of_height, of_width = (
         sinusoidal_embedding(places, hidden_size // 2).roll(hidden_size // 4, dims=-1) for places in (heights, widths)
     )
-    halves = torch.broadcast_tensors(of_width[..., None, :, :], of_height[..., :, None, :])
+    shape = (*heights.shape, widths.shape[-1], hidden_size // 2)
+    halves = (of_width[..., None, :, :].expand(shape), of_height[..., :, None, :].expand(shape))
     return torch.cat(halves, dim=-1).flatten(-3, -2)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from video_dit.config import SamplingConfig, explain
-from video_dit.config.schema import Count, CountOrZero, Positive, Table
+from video_dit.config.table import Count, CountOrZero, Positive, Table
 from video_dit.errors import UserError
 
 PATHS = ("image", "last_image", "video")

@@ -1,0 +1,50 @@
+"""[training]: the loop."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Precision, Table
+
+
+class TrainingConfig(Table):
+    """The loop, the optimizer and what is kept."""
+
+    steps: Count = Field(1000, description="optimizer steps")
+    batch_size: Count = Field(32, description="samples per step, over all ranks together")
+    micro_batch_size: Count | None = Field(
+        None, description="samples per rank and forward pass; none: batch_size / ranks; smaller saves memory"
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: orthogonalized momentum for the blocks' matrices, AdamW elsewhere; ZeRO 0 to 2, no clipping",
+    )
+    learning_rate: Positive = Field(1e-3, description="peak learning rate of AdamW")
+    muon_learning_rate: Positive = Field(0.03, description="peak learning rate of Muon's matrices")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of AdamW")
+    weight_decay: NotNegative = Field(0.0, description="of AdamW")
+    schedule: Literal["constant", "cosine", "wsd"] = Field(
+        "cosine", description="of the learning rates after the warm-up; wsd: constant, then linearly to zero"
+    )
+    decay_fraction: Fraction = Field(0.3, description="last share of the steps, over which wsd goes to zero")
+    warmup_steps: CountOrZero = Field(50, description="linear warm-up")
+    gradient_clipping: NotNegative = Field(1.0, description="largest norm of the gradient; 0: none")
+    precision: Precision = Field(
+        "fp32", description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2, description="DeepSpeed ZeRO: 1 shards the optimizer over the ranks, 2 the gradients too, 3 the weights too"
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99, description="of the averaged weights; early on (1 + step) / (10 + step) when that is less"
+    )
+    log_every: Count = Field(10, description="steps between progress lines")
+    checkpoint_every: Count = Field(500, description="steps between checkpoints; the last step always has one")
+    validate_every: Count = Field(500, description="steps between losses on the clips of train.py --validation")
+    validation_clips: Count = Field(64, description="at most so many of these clips, the same each time")
+    initial_weights: Path | None = Field(
+        None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
+    )
+    keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
+    num_workers: CountOrZero = Field(0, description="processes that load data, per rank; 0: none")
