@@ -1,6 +1,7 @@
 """Queries, keys and values of one kind of token, and the attention layer of one sequence or two."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -10,9 +11,16 @@ from video_dit.ops.normalization import EPSILON
 from video_dit.ops.position import Rotary, apply_rotary
 
 
+class _RMSNorm(nn.RMSNorm):
+    """With the weight in the input's type: under autocast they differ, and PyTorch leaves its fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def _head_norm(kind: str, head_size: int) -> nn.Module:
     if kind == "rms":
-        return nn.RMSNorm(head_size, eps=EPSILON)
+        return _RMSNorm(head_size, eps=EPSILON)
     return nn.LayerNorm(head_size, eps=EPSILON) if kind == "layer" else nn.Identity()
 
 

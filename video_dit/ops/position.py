@@ -84,9 +84,8 @@ def spatial_sincos_embedding(heights: Tensor, widths: Tensor, hidden_size: int) 
     of_height, of_width = (
         sinusoidal_embedding(places, hidden_size // 2).roll(hidden_size // 4, dims=-1) for places in (heights, widths)
     )
-    shape = (*heights.shape, widths.shape[-1], hidden_size // 2)
-    halves = (of_width[..., None, :, :].expand(shape), of_height[..., :, None, :].expand(shape))
-    return torch.cat(halves, dim=-1).flatten(-3, -2)
+    halves = of_width.tile(heights.shape[-1], 1), of_height.repeat_interleave(widths.shape[-1], dim=-2)
+    return torch.cat(halves, dim=-1)
 
 
 def temporal_sincos_embedding(times: Tensor, hidden_size: int) -> Tensor:
