@@ -16,9 +16,9 @@ from video_dit.seeds import derive_seed
 class ClipDataset(Dataset[tuple[Sample, int, int]]):
     """All epochs of a folder of shards, one after another: position p is in epoch p // N.
 
-    The order within an epoch is a permutation of the ids that (seed, epoch) alone decide, and with each sample comes
-    the seed of its draws, which (seed, epoch, id) alone decide. So neither depends on the ranks, the shards or what
-    was read before.
+    The order within an epoch is a permutation of the ids that (seed, epoch) alone decide. With each sample comes the
+    seed of its draws; that seed and which of its captions it shows are decided by (seed, epoch, id) alone. So none of
+    these depends on the ranks, the shards or what was read before.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -50,12 +50,12 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         """The sample at a position in the order of all epochs, the seed of its draws, and the position."""
         epoch, within = divmod(position, len(self))
         sample_id, shard, index = self._places[self.order(epoch)[within]]
-        return self._reader(shard)[index], derive_seed(self.seed, epoch, sample_id), position
+        u = derive_seed(self.seed, epoch, sample_id, "caption") / 2**63
+        return self._reader(shard)[index].show(u), derive_seed(self.seed, epoch, sample_id), position
 
     def empty_prompt(self) -> TextCondition:
         """The text encoder's answer to the empty prompt, one row."""
-        sample = ShardReader(self.folder / "empty_prompt.arrow")[0]
-        return TextCondition(*(tensor[None] for tensor in sample.text))
+        return ShardReader(self.folder / "empty_prompt.arrow")[0].text
 
     def text_segments(self) -> tuple[TextSegment, ...]:
         """Which part of the text is which encoder's."""

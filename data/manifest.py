@@ -1,30 +1,39 @@
-"""Which videos there are and what their captions say: from a folder or a manifest."""
+"""Which videos there are and what their captions say: from a folder, a manifest or WebDataset tars."""
 
-import csv
-import json
-from collections.abc import Iterable
+import os
+import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
+from data.captions import MAX_SIDECAR_BYTES, Caption, Captions, captions_beside, captions_in
+from data.rows import MANIFEST_SUFFIXES, FormatError, Row, RowError, clips_of, name_of, read_rows
+from data.storage import IS_FOLDER, MissingError, Place, Storage, UnusableError, is_url, open_place, storage_of
+from data.tars import Tar, key_of, read_tar
 from video_dit.config import DataConfig
 from video_dit.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif", ".ogv", ".3gp")
 )
-MANIFEST_SUFFIXES = (".jsonl", ".csv", ".parquet")
+TAR_SUFFIX = ".tar"
 
 
 @dataclass(frozen=True)
 class Video:
-    """One input. `id` is its path relative to the source, which names its clips for good."""
+    """One input.
+
+    id: its path relative to the source (in a tar: the tar's path, then the member's), which names its clips for good.
+    place: where its bytes are.
+    captions: those that it has.
+    notes: what was noticed about them.
+    """
 
     id: str
-    path: Path
-    caption: str | None
+    place: Place
+    captions: tuple[Caption, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,77 +44,176 @@ class Dropped:
     reason: str
 
 
-def discover(source: Path, config: DataConfig) -> tuple[list[Video], list[Dropped]]:
-    """The videos of a folder or a manifest, in the order of their ids.
+def discover(source: str | Path, config: DataConfig) -> tuple[list[Video], list[Dropped]]:
+    """The videos of a folder, a manifest or a tar, in the order of their ids, and what cannot be one.
 
-    A folder with a file named manifest.jsonl, .csv or .parquet is read through it; any other is searched at all depths,
-    and a caption is the text of the file beside the video with the suffix .txt.
+    A folder with a file named manifest.jsonl, .csv or .parquet is read through it; any other is searched at all depths
+    for videos and tars. A caption is in the manifest, or else beside the video: in a .json or a .txt of the same name.
+
+    Args:
+        source: a path, or a URL that fsspec reads, such as s3://BUCKET/FOLDER.
 
     Raises:
         UserError: there is no such source, or it holds no video.
     """
-    if source.is_dir():
-        manifests = [path for suffix in MANIFEST_SUFFIXES if (path := source / f"manifest{suffix}").exists()]
-        videos, dropped = _read_manifest(manifests[0], config) if manifests else (_search(source), [])
-    elif source.suffix in MANIFEST_SUFFIXES and source.exists():
-        videos, dropped = _read_manifest(source, config)
+    source = os.fspath(source)
+    name = posixpath.basename(source)
+    suffix = posixpath.splitext(name)[1].lower()
+    is_known = suffix in (*MANIFEST_SUFFIXES, TAR_SUFFIX)
+    if is_url(source):
+        is_folder = not is_known
     else:
-        problem = "is neither a folder nor a manifest (.jsonl, .csv, .parquet)" if source.exists() else "does not exist"
-        raise UserError(f"{source} {problem}: name a folder of videos or a manifest")
-    if not videos and not dropped:
+        is_folder = os.path.isdir(source)
+        if not os.path.exists(source):
+            raise UserError(f"{source} does not exist: name a folder of videos, a manifest or a WebDataset tar")
+        if not is_folder and not is_known:
+            raise UserError(f"{source} is neither a folder nor a manifest (.jsonl, .csv, .parquet) nor a .tar")
+    root = source if is_folder else source.removesuffix(name)
+    found = _Discovery(storage_of(root, config.allow_outside), config)
+    manifest = next((m for m in _MANIFEST_NAMES if found.exists(m)), None) if is_folder else name
+    if manifest is None:
+        found.add_folder()
+    elif manifest.lower().endswith(TAR_SUFFIX):
+        found.add_tar(manifest)
+    else:
+        found.add_manifest(posixpath.join(root, manifest))
+    if not found.videos and not found.dropped:
         raise UserError(f"{source} holds no video: files ending in {', '.join(sorted(VIDEO_SUFFIXES))} are taken")
-    return sorted(videos, key=lambda video: video.id), dropped
+    return sorted(found.videos.values(), key=lambda video: video.id), found.dropped
 
 
-def _search(folder: Path) -> list[Video]:
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-    return [Video(path.relative_to(folder).as_posix(), path, _sidecar(path)) for path in files]
+_MANIFEST_NAMES = tuple(f"manifest{suffix}" for suffix in MANIFEST_SUFFIXES)
 
 
-def _sidecar(video: Path) -> str | None:
-    sidecar = video.with_suffix(".txt")
-    return _one_line(sidecar.read_text(encoding="utf-8", errors="replace")) if sidecar.exists() else None
+class _Discovery:
+    """What has been found so far."""
 
+    def __init__(self, storage: Storage, config: DataConfig) -> None:
+        self.storage = storage
+        self.config = config
+        self.videos: dict[str, Video] = {}
+        self.dropped: list[Dropped] = []
 
-def _one_line(text: str) -> str | None:
-    return " ".join(text.split()) or None
+    def exists(self, name: str) -> bool:
+        try:
+            self.storage.place(name)
+        except MissingError:
+            return False
+        return True
 
+    def drop(self, name: str, reason: str) -> None:
+        self.dropped.append(Dropped(_text(name), reason))
 
-def _read_manifest(manifest: Path, config: DataConfig) -> tuple[list[Video], list[Dropped]]:
-    videos: dict[str, Video] = {}
-    dropped = []
-    for number, row in enumerate(_rows(manifest), start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{manifest}, row {number}: expected an object with columns, not {row!r}")
-        if config.path_column not in row:
-            raise UserError(
-                f"{manifest}, row {number}: no column {config.path_column!r}, only {', '.join(map(repr, row))}: "
-                "name the column of video files with data.path_column"
-            )
-        name, caption = row[config.path_column], row.get(config.caption_column)
-        if not isinstance(name, str) or not name:
-            dropped.append(Dropped(f"row {number}", f"{config.path_column} is {name!r}, not the name of a file"))
-            continue
-        path = manifest.parent / name
-        split = row.get("split")
-        if split and split != config.split:
-            dropped.append(Dropped(name, f"split is {split!r}, not {config.split!r}"))
-        elif name in videos:
-            dropped.append(Dropped(name, "listed twice"))
-        elif not path.exists():
-            dropped.append(Dropped(name, "no such file"))
+    def add_folder(self) -> None:
+        for name, problem in self.storage.names():
+            suffix = posixpath.splitext(name)[1].lower()
+            taken = suffix in VIDEO_SUFFIXES or suffix == TAR_SUFFIX
+            if problem and (taken or problem != IS_FOLDER):
+                self.drop(name, problem)
+            elif suffix == TAR_SUFFIX:
+                self.add_tar(name)
+            elif taken:
+                self.add_file(name, {})
+
+    def add_manifest(self, path: str) -> None:
+        """
+        Args:
+            path: or URL.
+
+        Raises:
+            UserError: it is no manifest, or none of its rows can be read.
+        """
+        first_problem, any_good = None, False
+        try:
+            with open_place(path) as file:
+                for where, row in read_rows(file, posixpath.splitext(path)[1].lower()):
+                    try:
+                        self._add_row(row)
+                        any_good = True
+                    except FormatError as error:
+                        first_problem = first_problem or f"{where}: {error}"
+                        self.drop(where, str(error))
+                    except RowError as error:
+                        any_good = True
+                        self.drop(where, str(error))
+        except UserError as error:
+            raise UserError(f"{path} {error}") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        if first_problem and not any_good:
+            raise UserError(f"{path}, {first_problem}")
+
+    def _add_row(self, row: Row | FormatError) -> None:
+        if isinstance(row, FormatError):
+            raise row
+        for clip in clips_of(row, self.config):
+            self.add_file(name_of(clip, self.config), clip)
+
+    def add_file(self, name: str, row: Mapping[str, Any]) -> None:
+        """A video, with its row of a manifest."""
+        video_id = self.storage.id_of(name)
+        if self._belongs_elsewhere(video_id, row):
+            return
+        try:
+            place = self.storage.place(name)
+        except UnusableError as error:
+            self.drop(video_id, str(error))
+            return
+        captions = captions_in(row, self.config)
+        if not captions.shown:
+            beside, columns = captions_beside(posixpath.splitext(name)[0], self._read, self.config)
+            captions = Captions(beside.shown, (*captions.notes, *beside.notes))
+            if self._belongs_elsewhere(video_id, columns):
+                return
+        self._add(video_id, place, captions)
+
+    def add_tar(self, name: str) -> None:
+        try:
+            tar = read_tar(self.storage.place(name))
+        except UnusableError as error:
+            self.drop(name, str(error))
+            return
+        tar_id = self.storage.id_of(name)
+        for key, members in tar.groups().items():
+            videos = [member for member in members if posixpath.splitext(member.name)[1].lower() in VIDEO_SUFFIXES]
+            for video in videos:
+                self._add_member(tar_id, video.name, video.place, tar)
+            if not videos:
+                kinds = ", ".join(member.name.removeprefix(key) or "no suffix" for member in members)
+                self.drop(f"{tar_id}/{key}", f"has no video among its files in the tar, only {kinds}")
+        if tar.problem:
+            self.drop(tar_id, tar.problem)
+
+    def _add_member(self, tar_id: str, name: str, place: Place | UnusableError, tar: Tar) -> None:
+        member_id = f"{tar_id}/{name}"
+        if isinstance(place, UnusableError):
+            self.drop(member_id, str(place))
+            return
+        stem = posixpath.splitext(name)[0]
+        own = any(stem + suffix in tar.texts for suffix in (".json", ".txt"))
+        captions, columns = captions_beside(stem if own else key_of(name), tar.text, self.config)
+        if not self._belongs_elsewhere(member_id, columns):
+            self._add(member_id, place, captions)
+
+    def _belongs_elsewhere(self, name: str, columns: Mapping[str, Any]) -> bool:
+        split = columns.get("split")
+        if split and split != self.config.split:
+            self.drop(name, f"split is {split!r}, not {self.config.split!r}")
+            return True
+        return False
+
+    def _add(self, name: str, place: Place, captions: Captions) -> None:
+        video = Video(_text(name), place, captions.shown, captions.notes)
+        if video.id in self.videos:
+            self.drop(name, "listed twice")
         else:
-            videos[name] = Video(name, path, (isinstance(caption, str) and _one_line(caption)) or _sidecar(path))
-    return list(videos.values()), dropped
+            self.videos[video.id] = video
+
+    def _read(self, name: str) -> bytes:
+        with open_place(self.storage.place(name).location) as file:
+            return file.read(MAX_SIDECAR_BYTES + 1)
 
 
-def _rows(manifest: Path) -> Iterable[Any]:
-    try:
-        if manifest.suffix == ".parquet":
-            return pyarrow.parquet.read_table(manifest).to_pylist()
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            if manifest.suffix == ".csv":
-                return list(csv.DictReader(file))
-            return [json.loads(line) for line in file if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error, pyarrow.ArrowInvalid) as error:
-        raise UserError(f"{manifest} is not a {manifest.suffix} manifest: {error}") from error
+def _text(name: str) -> str:
+    """A file name as text that can be written anywhere: bytes that are no UTF-8 as \\udcNN."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
+from data.captions import Caption
 from data.manifest import Dropped, Video, discover
-from data.shards import DatasetInfo, Sample, write_shard
+from data.shards import DatasetInfo, StoredSample, write_shard
+from data.storage import as_file
 from data.video import VideoError, Window, probe, read_windows
 from video_dit.config import Config
 from video_dit.contracts import Autoencoder, ClipInfo, EncodedShape, TextCondition, TextEncoder, truncated_by
@@ -41,7 +43,7 @@ class Report:
             lines.append("without clips:")
             examples = {dropped.reason: dropped.id for dropped in reversed(self.dropped)}
             for reason, count in Counter(dropped.reason for dropped in self.dropped).most_common():
-                lines.append(f"  {count:>6,}  {reason}, such as {examples[reason]}")
+                lines.append(f"  {count:>6,}  {reason}, such as {_shown(examples[reason])}")
         if self.notes:
             lines.append("of those with clips:")
             lines += [f"  {count:>6,}  {note}" for note, count in self.notes.most_common()]
@@ -49,7 +51,7 @@ class Report:
 
 
 def preprocess(
-    source: Path,
+    source: str | Path,
     out: Path,
     config: Config,
     autoencoder: Autoencoder,
@@ -60,7 +62,7 @@ def preprocess(
     """Decodes, encodes and writes; a file that cannot be read is reported and skipped.
 
     Args:
-        source: a folder of videos or a manifest.
+        source: a folder of videos, a manifest or a tar; a path, or a URL that fsspec reads.
         out: the folder for the shards.
         config: its tables `data`, `autoencoder` and `text_encoder` are read.
         autoencoder, text_encoder: as those tables say.
@@ -91,7 +93,7 @@ def preprocess(
         stale.unlink(missing_ok=True)
     report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
     shards: dict[str, int] = {}
-    waiting: list[Sample] = []
+    waiting: list[StoredSample] = []
     captions: dict[str, None] = {}
 
     def flush() -> None:
@@ -102,12 +104,12 @@ def preprocess(
 
     with (out / "report.jsonl").open("w", encoding="utf-8") as lines:
         for entry in dropped:
-            lines.write(json.dumps({"id": entry.id, "clips": 0, "reason": entry.reason}) + "\n")
+            lines.write(_line(entry.id, 0, entry.reason))
         for video in progress(videos, len(videos)):
             samples, reason = encode_video(video, config, autoencoder, text_encoder)
-            lines.write(json.dumps({"id": video.id, "clips": len(samples), "reason": reason}) + "\n")
+            lines.write(_line(video.id, len(samples), reason, video.notes))
             _account(report, video, samples, reason, text_encoder)
-            captions.update(dict.fromkeys(sample.caption for sample in samples))
+            captions.update(dict.fromkeys(caption for sample in samples for caption in sample.captions))
             for sample in samples:
                 waiting.append(sample)
                 if len(waiting) == config.data.clips_per_shard:
@@ -117,7 +119,8 @@ def preprocess(
     if not shards:
         raise UserError(f"no clip came out of {source}\n{report.summary()}")
     no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
-    write_shard(out / "empty_prompt.arrow", [Sample("", "", torch.zeros(0), _row(text_encoder.encode([""])), no_clip)])
+    nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), _on_cpu(text_encoder.encode([""])), no_clip)
+    write_shard(out / "empty_prompt.arrow", [nothing])
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
     DatasetInfo(tables, inputs, encoded, shards).write(out)
@@ -126,36 +129,37 @@ def preprocess(
 
 def encode_video(
     video: Video, config: Config, autoencoder: Autoencoder, text_encoder: TextEncoder
-) -> tuple[list[Sample], str | None]:
+) -> tuple[list[StoredSample], str | None]:
     """The samples of one video, and what went wrong, if something did. Depends on nothing but its arguments."""
-    if video.caption is None and config.data.missing_caption == "drop":
+    if not video.captions and config.data.missing_caption == "drop":
         return [], "no caption"
     clip_seconds = config.data.num_frames / config.data.fps
     windows: list[Window] = []
     problem = None
     try:
-        info = probe(video.path)
-        if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
-            return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
-        windows.extend(read_windows(video.path, config.data))
+        with as_file(video.place) as path:
+            info = probe(path)
+            if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
+                return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
+            windows.extend(read_windows(path, config.data))
     except VideoError as error:
         problem = str(error)
     if not windows:
         return [], problem or f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
 
-    caption = video.caption or ""
-    text = _row(text_encoder.encode([caption]))
+    captions, weights = zip(*(video.captions or (Caption("", 1.0),)), strict=True)
+    text = _on_cpu(text_encoder.encode(list(captions)))
     samples = []
     for index, (frames, source_size, crop) in enumerate(windows):
         pixels = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w") / 127.5 - 1
         clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (config.data.fps, source_size, crop)))
         latents = autoencoder.encode(pixels)[0].cpu()
-        samples.append(Sample(f"{video.id}#{index}", caption, latents, text, clip))
+        samples.append(StoredSample(f"{video.id}#{index}", captions, weights, latents, text, clip))
     return samples, problem
 
 
 def _account(
-    report: Report, video: Video, samples: list[Sample], reason: str | None, text_encoder: TextEncoder
+    report: Report, video: Video, samples: list[StoredSample], reason: str | None, text_encoder: TextEncoder
 ) -> None:
     if not samples:
         report.dropped.append(Dropped(video.id, reason or "no clip"))
@@ -164,14 +168,25 @@ def _account(
     report.num_clips += len(samples)
     if reason:
         report.notes["damaged, and cut where the damage begins"] += 1
-    if video.caption is None:
+    if not video.captions:
         report.notes["without a caption, and given an empty one"] += 1
-    for segment, _ in truncated_by(text_encoder, video.caption or ""):
+    report.notes.update(video.notes)
+    cut = dict.fromkeys(segment for text, _ in video.captions for segment, _ in truncated_by(text_encoder, text))
+    for segment in cut:
         report.notes[f"with a caption cut to {segment.max_tokens} tokens (text encoder: {segment.name})"] += 1
 
 
-def _row(condition: TextCondition) -> TextCondition:
-    return TextCondition(*(tensor[0].cpu() for tensor in condition))
+def _shown(name: str) -> str:
+    """On one line of a terminal, whatever characters a file name has."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _line(video_id: str, num_clips: int, reason: str | None, notes: tuple[str, ...] = ()) -> str:
+    return json.dumps({"id": video_id, "clips": num_clips, "reason": reason, "notes": notes}) + "\n"
+
+
+def _on_cpu(condition: TextCondition) -> TextCondition:
+    return TextCondition(*(tensor.cpu() for tensor in condition))
 
 
 def _spread(items: list[str], count: int) -> list[str]:
@@ -183,5 +198,5 @@ def _spread(items: list[str], count: int) -> list[str]:
 def _fingerprint(videos: list[Video]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for video in videos:
-        digest.update(json.dumps([video.id, video.caption, video.path.stat().st_size]).encode())
+        digest.update(json.dumps([video.id, video.captions, video.place.size]).encode())
     return digest.hexdigest()

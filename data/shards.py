@@ -4,14 +4,16 @@ A folder of shards holds:
 
 - dataset.json: what it was made with and how much of it there is; written last
 - empty_prompt.arrow: the text encoder's answer to "", one sample without latents
-- shard-00000.arrow: samples
-- report.jsonl: a line per input: the clips it gave, or why it gave none
+- shard-00000.arrow: samples, each with all of its captions
+- report.jsonl: a line per input: the clips it gave, why it gave none or no more, and what was noticed about it
 - example_prompts.txt: captions, to try a run with
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from video_dit.files import write_atomically
 from video_dit.shapes import Grid
 
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("caption", pa.string())]
+    [("id", pa.string()), ("captions", pa.list_(pa.string())), ("weights", pa.list_(pa.float64()))]
     + [(name, pa.binary()) for name in ("latents", "embeds", "mask", "pooled")]
     + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
     + [("fps", pa.float32()), ("size", pa.list_(pa.float32(), 2)), ("crop", pa.list_(pa.float32(), 2))]
@@ -35,13 +37,37 @@ _STORED = {"latents": np.float16, "embeds": np.float32, "mask": np.bool_, "poole
 
 
 class Sample(NamedTuple):
-    """One clip, encoded. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]; clip: of one."""
+    """One clip with one caption. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]."""
 
     id: str
     caption: str
     latents: Tensor
     text: TextCondition
     clip: ClipInfo
+
+
+class StoredSample(NamedTuple):
+    """One clip, encoded, with all K of its captions and how often each is shown.
+
+    captions, weights: K of each; the weights are above 0.
+    latents: [C, F, H, W] fp16.
+    text: embeds [K, L, Dt], mask [K, L], pooled [K, Dp].
+    clip: of one.
+    """
+
+    id: str
+    captions: tuple[str, ...]
+    weights: tuple[float, ...]
+    latents: Tensor
+    text: TextCondition
+    clip: ClipInfo
+
+    def show(self, u: float) -> Sample:
+        """With the caption in whose share of the weights u lies, in [0, 1)."""
+        bounds = list(accumulate(self.weights))
+        index = bisect_right(bounds, u * bounds[-1], hi=len(bounds) - 1)
+        text = TextCondition(*(tensor[index] for tensor in self.text))
+        return Sample(self.id, self.captions[index], self.latents, text, self.clip)
 
 
 @dataclass(frozen=True)
@@ -92,7 +118,7 @@ def _encoded_shape(values: dict[str, Any]) -> EncodedShape:
     return EncodedShape(**{**values, "grid": Grid(*values["grid"]), "segments": tuple(segments)})
 
 
-def write_shard(path: Path, samples: list[Sample]) -> None:
+def write_shard(path: Path, samples: list[StoredSample]) -> None:
     """Writes to a temporary name first, so that a shard is whole or not there."""
     temporary = path.with_name(path.name + ".tmp")
     with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
@@ -117,27 +143,30 @@ class ShardReader:
     def __len__(self) -> int:
         return int(self._file.num_record_batches)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[StoredSample]:
         return (self[index] for index in range(len(self)))
 
     def ids(self) -> list[str]:
         return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> StoredSample:
         batch = self._file.get_batch(index)
         columns = {name: batch[name][0] for name in _SCHEMA.names}
+        captions, weights = (tuple(columns[name].as_py()) for name in ("captions", "weights"))
         embeds = _tensor(columns, "embeds").reshape(columns["embeds_shape"].as_py())
-        text = TextCondition(embeds, _tensor(columns, "mask"), _tensor(columns, "pooled"))
+        mask, pooled = (_tensor(columns, name).reshape(len(captions), -1) for name in ("mask", "pooled"))
         latents = _tensor(columns, "latents").reshape(columns["latents_shape"].as_py())
         clip = ClipInfo(*(torch.tensor(columns[name].as_py()) for name in ClipInfo._fields))
-        return Sample(columns["id"].as_py(), columns["caption"].as_py(), latents, text, clip)
+        text = TextCondition(embeds, mask, pooled)
+        return StoredSample(columns["id"].as_py(), captions, weights, latents, text, clip)
 
 
-def _row(sample: Sample) -> dict[str, Any]:
+def _row(sample: StoredSample) -> dict[str, Any]:
     tensors = {"latents": sample.latents, **sample.text._asdict()}
     return {
         "id": sample.id,
-        "caption": sample.caption,
+        "captions": list(sample.captions),
+        "weights": list(sample.weights),
         "latents_shape": list(sample.latents.shape),
         "embeds_shape": list(sample.text.embeds.shape),
         **{name: value.tolist() for name, value in sample.clip._asdict().items()},

@@ -1,4 +1,4 @@
-"""Turns a folder of videos, or a manifest, into shards of encoded clips to train on."""
+"""Turns a folder of videos, a manifest or WebDataset tars into shards of encoded clips to train on."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="a folder, or a manifest (.jsonl, .csv, .parquet) with path, caption")
+    parser.add_argument(
+        "source",
+        help="a folder, a manifest (.jsonl, .csv, .parquet) or a .tar; a path, or a URL that fsspec reads (s3://, gs://)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--config", type=Path, help="TOML file; [data], [autoencoder] and [text_encoder] are read")
     parser.add_argument("--overwrite", action="store_true", help="replace shards made from other videos or settings")

@@ -11,7 +11,7 @@ import torch
 from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
 from data.shards import DatasetInfo, ShardReader, write_shard
 from video_dit.config import Config
-from video_dit.contracts import EncodedShape
+from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 
@@ -65,6 +65,38 @@ def test_the_order_does_not_depend_on_how_clips_lie_in_shards(tiny_shards: Path,
     replace(info, shards={"one.arrow": len(samples)}).write(tmp_path)
     ours, theirs = ClipDataset(tmp_path, seed=0), ClipDataset(tiny_shards, seed=0)
     assert [ours[k][0].id for k in range(10)] == [theirs[k][0].id for k in range(10)]
+
+
+def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny_shards: Path, tmp_path: Path) -> None:
+    """Each epoch draws anew, by weight; how clips lie in shards and what is read before changes nothing."""
+    info = DatasetInfo.read(tiny_shards)
+    stored = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
+    pairs = [
+        sample._replace(
+            captions=("a", "b"),
+            weights=(1.0, 3.0),
+            text=TextCondition(*(torch.cat([tensor, tensor]) for tensor in sample.text)),
+        )
+        for sample in stored
+    ]
+    for folder, order in (("one", pairs), ("other", pairs[::-1])):
+        (tmp_path / folder).mkdir()
+        write_shard(tmp_path / folder / "all.arrow", order)
+        replace(info, shards={"all.arrow": len(order)}).write(tmp_path / folder)
+
+    def shown(folder: str, seed: int, epochs: range) -> dict[tuple[int, str], str]:
+        dataset = ClipDataset(tmp_path / folder, seed)
+        places = [(epoch, dataset[epoch * len(dataset) + k][0]) for epoch in epochs for k in range(len(dataset))]
+        return {(epoch, sample.id): sample.caption for epoch, sample in places}
+
+    drawn = shown("one", 0, range(20))
+    assert shown("other", 0, range(20)) == drawn
+    assert shown("one", 0, range(7, 8)) == {key: caption for key, caption in drawn.items() if key[0] == 7}
+    assert shown("one", 1, range(20)) != drawn
+    by_epoch = [tuple(caption for key, caption in sorted(drawn.items()) if key[0] == epoch) for epoch in range(20)]
+    assert len(set(by_epoch)) == 20
+    share = sum(caption == "b" for caption in drawn.values()) / len(drawn)
+    assert abs(share - 0.75) < 4 * (0.75 * 0.25 / len(drawn)) ** 0.5
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -5,9 +5,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from data.manifest import Dropped, discover
+from data.manifest import Dropped, Video, discover
 from video_dit.config import DataConfig
 from video_dit.errors import UserError
+
+
+def caption(video: Video) -> str | None:
+    """The only one, if there is one."""
+    (text, _), *others = video.captions or ((None, 1.0),)
+    assert not others
+    return text
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_is_searched_at_all_depths_in_the_order_of_ids(folder: Path) -> None:
     videos, dropped = discover(folder, DataConfig())
-    assert [(video.id, video.caption) for video in videos] == [
+    assert [(video.id, caption(video)) for video in videos] == [
         ("a/c.MOV", None), ("a/d.webm", "a dog runs"), ("b.mp4", None)
     ]  # fmt: skip
     assert dropped == []
@@ -49,7 +56,7 @@ def test_manifests_of_each_kind_say_the_same(folder: Path, suffix: str, name_the
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), manifest)
 
     videos, dropped = discover(folder if name_the_folder else manifest, DataConfig())
-    assert [(video.id, video.caption) for video in videos] == [("a/d.webm", "a dog runs"), ("b.mp4", "a cat, asleep")]
+    assert [(video.id, caption(video)) for video in videos] == [("a/d.webm", "a dog runs"), ("b.mp4", "a cat, asleep")]
     assert dropped == [
         Dropped("a/c.MOV", "split is 'test', not 'train'"),
         Dropped("gone.mp4", "no such file"),
@@ -60,8 +67,8 @@ def test_manifests_of_each_kind_say_the_same(folder: Path, suffix: str, name_the
 def test_columns_can_be_named(folder: Path) -> None:
     manifest = folder / "list.jsonl"
     manifest.write_text('{"file": "b.mp4", "text": "hello"}\n')
-    videos, _ = discover(manifest, DataConfig(path_column="file", caption_column="text"))
-    assert [(video.id, video.caption) for video in videos] == [("b.mp4", "hello")]
+    videos, _ = discover(manifest, DataConfig(path_column="file", caption_columns={"text": 1.0}))
+    assert [(video.id, caption(video)) for video in videos] == [("b.mp4", "hello")]
     with pytest.raises(UserError, match=r"list.jsonl, row 1: no column 'path', only 'file', 'text'.*data.path_column"):
         discover(manifest, DataConfig())
 
@@ -72,7 +79,7 @@ def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no video: files ending in"):
         discover(tmp_path, DataConfig())
     (tmp_path / "broken.jsonl").write_text("{not json\n")
-    with pytest.raises(UserError, match=r"broken.jsonl is not a .jsonl manifest"):
+    with pytest.raises(UserError, match=r"broken.jsonl, row 1: is not JSON"):
         discover(tmp_path / "broken.jsonl", DataConfig())
     (tmp_path / "clip.zip").touch()
     with pytest.raises(UserError, match="neither a folder nor a manifest"):
@@ -85,7 +92,7 @@ def test_rows_that_name_no_file_are_reported_and_captions_are_one_line(folder: P
         '{"path": null}\n{"path": "b.mp4", "caption": "two\\n lines"}\n{"path": "a/c.MOV", "caption": 7}\n'
     )
     videos, dropped = discover(manifest, DataConfig())
-    assert [(video.id, video.caption) for video in videos] == [("a/c.MOV", None), ("b.mp4", "two lines")]
+    assert [(video.id, caption(video)) for video in videos] == [("a/c.MOV", None), ("b.mp4", "two lines")]
     assert dropped == [Dropped("row 1", "path is None, not the name of a file")]
     manifest.write_text("[1, 2]\n")
     with pytest.raises(UserError, match=r"list.jsonl, row 1: expected an object with columns, not \[1, 2\]"):
@@ -94,4 +101,4 @@ def test_rows_that_name_no_file_are_reported_and_captions_are_one_line(folder: P
 
 def test_a_csv_from_a_spreadsheet_is_read(folder: Path) -> None:
     (folder / "list.csv").write_text("path,caption\nb.mp4,hello\n", encoding="utf-8-sig")
-    assert [video.caption for video in discover(folder / "list.csv", DataConfig())[0]] == ["hello"]
+    assert [caption(video) for video in discover(folder / "list.csv", DataConfig())[0]] == ["hello"]

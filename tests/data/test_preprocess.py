@@ -1,11 +1,15 @@
 import json
+import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from data.captions import CLEANED
+from data.dataset import ClipDataset
 from data.preprocess import Report, preprocess
 from data.shards import DatasetInfo, ShardReader
 from data.video import read_windows, write_mp4
@@ -76,7 +80,7 @@ def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp
         assert np.array_equal(to_uint8(sample.latents[None])[0].numpy(), window.frames)
         assert [value.tolist() for value in sample.clip] == [config.data.fps, [*window.source_size], [*window.crop]]
     text = build_text_encoder(config.text_encoder).encode(["a caption of more than four words"])
-    assert all(torch.equal(ours, theirs[0]) for ours, theirs in zip(first.text, text, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.text, text, strict=True))
 
 
 def test_captions_can_be_demanded(messy: Path, tmp_path: Path, config: Config) -> None:
@@ -84,6 +88,69 @@ def test_captions_can_be_demanded(messy: Path, tmp_path: Path, config: Config) -
     report = run(messy, tmp_path / "out", demanding)
     assert report is not None
     assert ("silent.mp4", "no caption") in [(dropped.id, dropped.reason) for dropped in report.dropped]
+
+
+def test_a_shard_holds_all_captions_of_a_clip_with_their_weights(messy: Path, tmp_path: Path, config: Config) -> None:
+    rows = [
+        {"path": "good.mp4", "original": "red", "synthetic": "a red\x00 circle"},
+        {"path": "silent.mp4", "synthetic": "blue"},
+    ]
+    (messy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mixed = config.data.model_copy(update={"caption_columns": {"original": 0.5, "synthetic": 1.5}})
+    report = run(messy, tmp_path / "out", config.model_copy(update={"data": mixed}))
+    assert report is not None
+    first, _, last = (
+        sample for name in ("00000", "00001") for sample in ShardReader(tmp_path / f"out/shard-{name}.arrow")
+    )
+    assert (first.captions, first.weights) == (("red", "a red circle"), (0.5, 1.5))
+    assert (last.captions, last.weights) == (("blue",), (1.5,))
+    text = build_text_encoder(config.text_encoder).encode(["red", "a red circle"])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.text, text, strict=True))
+    for u, row in ((0.0, 0), (0.2499, 0), (0.2501, 1), (0.9999, 1), (1 - 2**-53, 1)):
+        shown = first.show(u)
+        assert shown.caption == first.captions[row]
+        assert all(torch.equal(ours, theirs[row]) for ours, theirs in zip(shown.text, text, strict=True))
+    assert (tmp_path / "out/example_prompts.txt").read_text() == "red\na red circle\nblue\n"
+    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["notes"]) for line in lines] == [("good.mp4", [CLEANED]), ("silent.mp4", [])]
+    assert report.notes[CLEANED] == 1
+
+
+def test_a_tar_gives_what_its_files_give(messy: Path, tmp_path: Path, config: Config) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for path in sorted(messy.iterdir()):
+            tar.add(path, path.name)
+    run(messy, tmp_path / "folder", config)
+    run(tmp_path / "set.tar", tmp_path / "tar", config)
+    for name in ("shard-00000.arrow", "shard-00001.arrow"):
+        for ours, theirs in zip(
+            ShardReader(tmp_path / "tar" / name), ShardReader(tmp_path / "folder" / name), strict=True
+        ):
+            assert (ours.id, ours.captions) == (f"set.tar/{theirs.id}", theirs.captions)
+            assert torch.equal(ours.latents, theirs.latents)
+    lines = [json.loads(line) for line in (tmp_path / "tar/report.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["clips"]) for line in lines] == [
+        ("set.tar/broken.mp4", 0), ("set.tar/good.mp4", 2), ("set.tar/short.mp4", 0), ("set.tar/silent.mp4", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_odd_file_names_reach_the_shards_and_the_report(
+    messy: Path, tmp_path: Path, config: Config, decoder: str
+) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    odd = [os.fsdecode(b"caf\xe9.mp4"), "two\nlines.mp4", "it's \U0001f680.mp4"]
+    for name in odd:
+        shutil.copy(messy / "silent.mp4", messy / name)
+    (messy / "bad\x1bname.mp4").touch()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"decoder": decoder})})
+    report = run(messy, tmp_path / "out", config)
+    assert report is not None
+    assert "such as bad\\x1bname.mp4" in report.summary()
+    report.summary().encode("utf-8")
+    ids = {ClipDataset(tmp_path / "out", seed=0)[k][0].id for k in range(6)}
+    assert {"caf\\udce9.mp4#0", "two\nlines.mp4#0", "it's \U0001f680.mp4#0"} <= ids
 
 
 def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path: Path, config: Config) -> None:

@@ -1,5 +1,6 @@
 """[data], [autoencoder] and [text_encoder]: what shards are made with."""
 
+from string import Formatter
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -21,7 +22,25 @@ class DataConfig(Table):
     width: Count = Field(32, description="pixels")
     split: str = Field("train", description="take the rows of a manifest whose 'split' is this, or that have none")
     path_column: str = Field("path", description="the manifest's column of video files, relative to the manifest")
-    caption_column: str = Field("caption", description="the manifest's column of captions")
+    path_template: str | None = Field(
+        None, description="in place of path_column: a file name made of columns, such as '{page_dir}/{videoid}.mp4'"
+    )
+    list_columns: tuple[str, ...] = Field(
+        (),
+        description="columns that hold lists, an entry for each of several clips; path_template can name {clip}, the "
+        "place in the lists, from 0",
+    )
+    allow_outside: bool = Field(
+        False,
+        description="read files outside the source too, which a manifest names by '..', an absolute path or a URL, or "
+        "to which a link leads",
+    )
+    caption_columns: dict[str, Positive] = Field(
+        {"caption": 1.0},
+        description="columns (or keys of .json files beside the videos) of captions, each with its weight: every epoch "
+        "shows one of those that a clip has, drawn by weight; SD3 uses half original, half synthetic ones",
+    )
+    max_caption_length: Count = Field(10000, description="characters; a longer caption counts as none")
     missing_caption: Literal["empty", "drop"] = Field(
         "empty", description="a video without a caption gets an empty one, or is dropped"
     )
@@ -34,6 +53,26 @@ class DataConfig(Table):
     def grid(self) -> Grid:
         """Of a clip, in pixels."""
         return Grid(self.num_frames, self.height, self.width)
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> "DataConfig":
+        if not self.caption_columns:
+            raise UserError("data.caption_columns is empty: name a column with its weight, such as {caption = 1.0}")
+        if self.path_template is not None:
+            try:
+                fields = [field for _, field, _, _ in Formatter().parse(self.path_template) if field is not None]
+            except ValueError as error:
+                raise UserError(f"data.path_template is {self.path_template!r}: {error}") from error
+            if not all(fields) or not fields:
+                raise UserError(
+                    f"data.path_template is {self.path_template!r}, and must name columns, such as '{{videoid}}.mp4'"
+                )
+        if self.list_columns and self.path_template is None:
+            raise UserError(
+                "data.list_columns makes several clips of a row, whose files data.path_template must name, such as "
+                "'{videoID}_{clip}.mp4'"
+            )
+        return self
 
 
 class AutoencoderConfig(Table):
