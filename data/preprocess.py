@@ -11,8 +11,9 @@ import torch
 from einops import rearrange
 
 from data.manifest import Dropped, Video, discover
+from data.probe import VideoError, probe
 from data.shards import DatasetInfo, Sample, write_shard
-from data.video import VideoError, Window, probe, read_windows
+from data.video import Window, read_windows
 from video_dit.config import Config
 from video_dit.contracts import Autoencoder, ClipInfo, EncodedShape, TextCondition, TextEncoder, truncated_by
 from video_dit.errors import UserError
@@ -134,10 +135,10 @@ def encode_video(
     windows: list[Window] = []
     problem = None
     try:
-        info = probe(video.path)
+        info = probe(video.path, config.data.limits)
         if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
             return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
-        windows.extend(read_windows(video.path, config.data))
+        windows.extend(read_windows(video.path, config.data, info))
     except VideoError as error:
         problem = str(error)
     if not windows:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.video import VideoError, read_windows
+from data.probe import VideoError
+from data.video import read_windows
 from video_dit.config import DataConfig, with_changes
 from video_dit.errors import UserError
 from video_dit.sampling.frames import read_image
