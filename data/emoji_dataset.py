@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.video import Frames, probe, write_mp4
+from data.probe import probe
+from data.video import Frames, write_mp4
+from video_dit.config import DataConfig
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 from video_dit.seeds import derive_seed
@@ -91,7 +93,7 @@ def make_clips(out: Path, limit: int | None, progress: Callable[[list[str], str]
                 "group": one.group,
                 "keywords": one.keywords,
                 "unicode": one.code,
-                "frames": round((probe(path).duration or 0) * FPS),
+                "frames": round((probe(path, DataConfig().limits).duration or 0) * FPS),
                 "fps": FPS,
             }
         )

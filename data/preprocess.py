@@ -12,9 +12,10 @@ from einops import rearrange
 
 from data.captions import Caption
 from data.manifest import Dropped, Video, discover
+from data.probe import VideoError, probe
 from data.shards import DatasetInfo, StoredSample, write_shard
 from data.storage import as_file
-from data.video import VideoError, Window, probe, read_windows
+from data.video import Window, read_windows
 from video_dit.config import Config
 from video_dit.contracts import Autoencoder, ClipInfo, EncodedShape, TextCondition, TextEncoder, truncated_by
 from video_dit.errors import UserError
@@ -138,10 +139,10 @@ def encode_video(
     problem = None
     try:
         with as_file(video.place) as path:
-            info = probe(path)
+            info = probe(path, config.data.limits)
             if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
                 return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
-            windows.extend(read_windows(path, config.data))
+            windows.extend(read_windows(path, config.data, info))
     except VideoError as error:
         problem = str(error)
     if not windows:

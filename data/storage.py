@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import fsspec
 
-from data.video import VideoError
+from data.probe import VideoError
 from video_dit.errors import UserError
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.video import VideoError, read_windows
+from data.probe import VideoError
+from data.video import read_windows
 from video_dit.config import DataConfig, with_changes
 from video_dit.errors import UserError
 from video_dit.sampling.frames import read_image
@@ -64,7 +65,7 @@ def _plan(pipeline: VideoPipeline, request: ClipRequest) -> Job:
     given = {name: read_image(path, **size) for name in ("image", "last_image") if (path := getattr(request, name))}
     if request.video:
         one_by_one = trained.model_copy(update={**size, "fps": request.fps or trained.fps, "num_frames": 1})
-        given["video"] = _read_video(request.video, one_by_one)
+        given["video"] = _read_video(request.video, one_by_one.model_dump_json())
     plan = pipeline.plan(
         **{key: getattr(request, key) for key in ("num_frames", "height", "width", "fps", "window", "overlap")},
         image="image" in given,
@@ -84,8 +85,9 @@ def _plan(pipeline: VideoPipeline, request: ClipRequest) -> Job:
 
 
 @lru_cache(maxsize=8)
-def _read_video(path: Path, config: DataConfig) -> Tensor:
-    """All frames at the config's rate and size: uint8 [F, H, W, 3]."""
+def _read_video(path: Path, data_config: str) -> Tensor:
+    """All frames at the rate and size of a [data] table, as JSON: uint8 [F, H, W, 3]. Clips may share a video."""
+    config = DataConfig.model_validate_json(data_config)
     try:
         frames = [window.frames for window in read_windows(path, config)]
     except VideoError as error:

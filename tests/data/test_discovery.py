@@ -17,8 +17,8 @@ import pytest
 
 from data.captions import CLEANED, NOT_JSON, TOO_LONG, UNREADABLE, clean
 from data.manifest import Dropped, Video, discover
+from data.probe import VideoError
 from data.storage import as_file
-from data.video import VideoError
 from video_dit.config import ConfigError, DataConfig, load_config
 from video_dit.errors import UserError
 

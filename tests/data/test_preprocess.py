@@ -59,7 +59,7 @@ def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Confi
     assert report.summary() == (
         "videos: 4 in, 2 with clips, 2 without; clips: 3 out\n"
         "without clips:\n"
-        "       1  cannot be opened: Invalid data found when processing input, such as broken.mp4\n"
+        "       1  is text, not a video, such as broken.mp4\n"
         "       1  shorter than a clip (4 frames at 8 fps), such as short.mp4\n"
         "of those with clips:\n"
         "       1  with a caption cut to 4 tokens (text encoder: hash)\n"

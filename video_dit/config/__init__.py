@@ -1,6 +1,6 @@
 """The config of a run: its schema, and how it is read, overridden, explained and written."""
 
-from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, TextEncoderConfig
+from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, Limits, TextEncoderConfig
 from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
 from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
 from video_dit.config.model import ModelConfig
@@ -16,6 +16,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "GuidanceMethod",
+    "Limits",
     "ModelConfig",
     "Precision",
     "Prediction",

@@ -1,7 +1,7 @@
 """[data], [autoencoder] and [text_encoder]: what shards are made with."""
 
 from string import Formatter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,14 @@ from video_dit.shapes import Grid
 
 AUTOENCODER_STRIDES = {"pixel": (1, 1, 1), "haar": (2, 2, 2)}
 """Of those without weights; the others' are in the model's own config."""
+
+
+class Limits(NamedTuple):
+    """What a video may ask for at most: pixels of a frame, seconds, and frames that are decoded."""
+
+    pixels: int
+    seconds: float
+    frames: int
 
 
 class DataConfig(Table):
@@ -44,15 +52,24 @@ class DataConfig(Table):
     missing_caption: Literal["empty", "drop"] = Field(
         "empty", description="a video without a caption gets an empty one, or is dropped"
     )
-    decoder: Literal["pyav", "decord"] = Field(
-        "pyav", description="pyav is right on every file that we tried; decord can be faster on plain H.264"
+    decoder: Literal["auto", "pyav", "decord", "torchcodec"] = Field(
+        "auto",
+        description="auto: the fastest that is right, which is pyav for all files that we measured; decord and "
+        "torchcodec return wrong frames of some files, or refuse them",
     )
+    max_pixels: Count = Field(8192 * 4320, description="pixels of a frame; a video with more is refused: 8K passes")
+    max_seconds: Positive = Field(4 * 3600.0, description="a longer video is refused, whatever its header says")
+    max_frames: Count = Field(1_000_000, description="frames of a video; one with more is refused")
     clips_per_shard: Count = Field(256, description="clips per shard file")
 
     @property
     def grid(self) -> Grid:
         """Of a clip, in pixels."""
         return Grid(self.num_frames, self.height, self.width)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_pixels, self.max_seconds, self.max_frames)
 
     @model_validator(mode="after")
     def _check_columns(self) -> "DataConfig":
