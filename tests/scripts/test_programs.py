@@ -14,7 +14,9 @@ from video_dit.config import load_config
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = ("make_shapes.py", "preprocess.py", "from_sd3.py", "train.py", "generate.py", "evaluate.py")
+PROGRAMS = (
+    "make_shapes.py", "fetch_emoji.py", "preprocess.py", "from_sd3.py", "train.py", "generate.py", "evaluate.py",
+)  # fmt: skip
 DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
 TRAINING_KEYS = [key for key in TINY if key not in DATA_KEYS]
 
@@ -89,6 +91,7 @@ def test_help_says_what_the_program_is_for(program: str) -> None:
     [
         (("preprocess.py", "nowhere", "--out", "{tmp}/out"), "nowhere does not exist: name a folder of videos"),
         (("preprocess.py", "{tmp}", "--out", "{tmp}/out"), "holds no video"),
+        (("preprocess.py", "nonsense://x", "--out", "{tmp}/out"), "nonsense://x cannot be read"),
         (
             ("preprocess.py", "{tmp}", "--out", "{tmp}/out", "data.fsp=3"),
             "data.fsp: unknown key; did you mean data.fps?",
@@ -110,3 +113,9 @@ def test_mistakes_end_with_a_message_and_no_traceback(arguments: tuple, message:
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_the_emoji_need_npm(tmp_path: Path) -> None:
+    result = run_script("fetch_emoji.py", tmp_path, "--limit", 1, environment={"PATH": str(tmp_path)})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: npm is not installed")
