@@ -49,6 +49,10 @@ def read_windows(path: Path, config: DataConfig, info: VideoInfo | None = None) 
             frames = []
 
 
+_X264 = {"crf": "16", "x264-params": "no-mbtree=1"}
+"""With its macroblock tree, or several threads, x264 was seen to write other bytes for the same frames now and then."""
+
+
 def write_mp4(path: Path, frames: Frames, fps: float) -> None:
     """H.264 in yuv420p with the index in front, which every player and browser shows, also while it loads.
 
@@ -57,11 +61,11 @@ def write_mp4(path: Path, frames: Frames, fps: float) -> None:
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     options = {"fflags": "+bitexact", "movflags": "+faststart"}  # bitexact leaves the time of writing out
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=_X264)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
-        context.thread_count = 1  # several were seen to write other bytes now and then
+        context.thread_count = 1
         # Without these, players guess from the size.
         context.colorspace, context.color_range = _BT601, _LIMITED
         context.color_primaries, context.color_trc = _BT709, _BT709

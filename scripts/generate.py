@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data.video import write_mp4
 from video_dit.config import Precision, Solver, load_config
 from video_dit.errors import UserError
-from video_dit.run_folder import versions
+from video_dit.run_folder import RunFolder, versions
 from video_dit.sampling.contact_sheet import contact_sheet, spread_frames
 from video_dit.sampling.outputs import ClipFiles, Record, name_clips, sha256, unused_path, write_frames, write_gif
 from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
@@ -27,7 +27,7 @@ EPILOG = f"""files of prompts:
   line. Paths in it are relative to its folder.
 
 several GPUs:
-  Under a launcher, such as torchrun --nproc-per-node 8 scripts/generate.py ..., they share the clips.
+  Under a launcher, such as torchrun --nproc-per-node 8 -- scripts/generate.py ..., they share the clips.
 """
 
 
@@ -36,6 +36,8 @@ def main() -> None:
     with launched() as ranks:
         show_warnings(SamplingWarning, shown=ranks.rank == 0)
         earlier = earlier_clip(args) if args.again else None
+        if earlier:
+            args.tile_size = earlier.tile_size
         requests = [earlier.request] if earlier else requests_of(args)
         args.out.mkdir(parents=True, exist_ok=True)
         pipeline = VideoPipeline.from_run(
@@ -45,10 +47,10 @@ def main() -> None:
             precision=earlier.precision if earlier else args.precision,
             compile=args.compile,
             offload=args.offload,
-            tile_size=args.tile_size and tuple(args.tile_size),
+            tile_size=args.tile_size,
         )
         if earlier:
-            earlier.check(pipeline.weights_file)
+            earlier.check(pipeline.weights_file, RunFolder(pipeline.run).config_file)
         jobs = plan_jobs(pipeline, requests)
         files = ranks.from_first(name_clips(args.out, requests, args.overwrite))
         rows = generate(pipeline, jobs, files, args, ranks)
@@ -121,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def earlier_clip(args: argparse.Namespace) -> Record:
     """The record of the clip that is to be made again, which nothing else may change."""
-    if args.prompts or args.prompts_file or asked(args) or args.precision:
+    if args.prompts or args.prompts_file or asked(args) or args.precision or args.tile_size:
         raise UserError("--again makes a clip as it was: leave out prompts, and options of the clip and of sampling")
     return Record.read(args.again)
 
@@ -154,7 +156,7 @@ def generate(
     batches = ranks.share(batches_of(jobs, args.batch_size))
     own = [jobs[index] for batch in batches for index in batch]
     pipeline.encode_prompts([text for job in own for text in (job.request.prompt, job.request.negative_prompt)])
-    weights_hash = sha256(pipeline.weights_file)
+    hashes = {"weights": sha256(pipeline.weights_file), "config": sha256(RunFolder(pipeline.run).config_file)}
     label = "generating" if ranks.num_ranks == 1 else f"generating on rank 0 of {ranks.num_ranks}"
     rows = {}
     with progress_bar(total=sum(job.num_steps for job in own), unit="step", label=label, shown=ranks.rank == 0) as bar:
@@ -162,7 +164,7 @@ def generate(
             clips = run_jobs(pipeline, [jobs[index] for index in batch], on_step=bar.update)
             for index, clip in zip(batch, clips, strict=True):
                 write(files[index], clip, jobs[index].request, args)
-                record(pipeline, jobs[index].request, weights_hash).write(files[index].record)
+                record(pipeline, jobs[index].request, hashes, args).write(files[index].record)
                 rows[index] = spread_frames(clip)
     all_rows = {index: row for part in ranks.gather(rows) for index, row in part.items()}
     counts = ranks.gather((pipeline.step_cache.num_skipped, pipeline.step_cache.num_seen))
@@ -180,7 +182,7 @@ def write(files: ClipFiles, clip: NDArray[np.uint8], request: ClipRequest, args:
         write_frames(files.frames, clip)
 
 
-def record(pipeline: VideoPipeline, request: ClipRequest, weights_hash: str) -> Record:
+def record(pipeline: VideoPipeline, request: ClipRequest, hashes: dict[str, str], args: argparse.Namespace) -> Record:
     """All that the clip was made of, with paths that hold elsewhere too."""
     paths = {key: path.resolve() for key in PATHS if (path := getattr(request, key))}
     run = pipeline.run.resolve()
@@ -189,7 +191,8 @@ def record(pipeline: VideoPipeline, request: ClipRequest, weights_hash: str) -> 
         run,
         str(pipeline.weights_file.relative_to(pipeline.run)),
         pipeline.precision,
-        {"weights": weights_hash, **{key: sha256(path) for key, path in paths.items()}},
+        args.tile_size,
+        {**hashes, **{key: sha256(path) for key, path in paths.items()}},
         versions(),
     )
 

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import torch
@@ -45,8 +47,10 @@ def main() -> None:
         return load_batches(dataset, positions, config.training.num_workers)
 
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-    if held_out is not None and held_out.info.tables != dataset.info.tables:
-        raise UserError(f"{args.validation} was not preprocessed as {args.data} was: use one config for both")
+    if held_out is not None and (different := differing_keys(held_out.info, dataset.info)):
+        raise UserError(
+            f"{args.validation} was preprocessed with another {different[0]} than {args.data}: use one config for both"
+        )
 
     def validation(rank: int, num_ranks: int, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
         assert held_out is not None
@@ -67,6 +71,12 @@ def main() -> None:
             config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation,
             tokens_per_sample, run,
         )  # fmt: skip
+
+
+def differing_keys(a: DatasetInfo, b: DatasetInfo) -> list[str]:
+    """What two folders of shards must have in common to be shown to one model, and have not; the videos may differ."""
+    keys = [("autoencoder",), ("text_encoder",), *(("data", key) for key in ("fps", "num_frames", "height", "width"))]
+    return [".".join(key) for key in keys if reduce(getitem, key, a.tables) != reduce(getitem, key, b.tables)]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 from video_dit.config import Config, ConfigError, dump, load_config
 from video_dit.files import write_atomically
 
-_VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops")
+_VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops", "av", "diffusers", "transformers")
 _MAY_CHANGE = ("training", "sampling", "deepspeed")
 _MUST_STAY = ("training.optimizer", "training.batch_size", "training.betas", "training.weight_decay")
 
@@ -59,7 +59,7 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
-    def _config(self) -> Path:
+    def config_file(self) -> Path:
         return self.path / "config.toml"
 
     @property
@@ -83,7 +83,7 @@ class RunFolder:
         changes = self._changes(config, inputs) if self.latest_checkpoint() else []
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        write_atomically(self._config, dump(config))
+        write_atomically(self.config_file, dump(config))
         write_atomically(self._inputs, inputs + "\n")
         write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
@@ -117,9 +117,9 @@ class RunFolder:
         Raises:
             ConfigError: this is not a run folder.
         """
-        if not self._config.exists():
+        if not self.config_file.exists():
             raise ConfigError(f"{self.path} is not a run folder (it has no config.toml): name one that train.py made")
-        return load_config(self._config)
+        return load_config(self.config_file)
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"

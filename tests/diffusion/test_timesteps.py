@@ -107,6 +107,22 @@ def test_sampling_goes_from_noise_to_data(process: str, spacing: str) -> None:
     assert bool((times.diff() <= 0).all())
 
 
+@pytest.mark.parametrize("process", ["rectified_flow", "cosine", "edm", "ldm_linear"])
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+@pytest.mark.parametrize("shift", [0.5, 2.0, 4.0])
+def test_no_time_comes_twice(process: str, spacing: str, shift: float) -> None:
+    """Nor does a shift draw one end for more than a share of the samples: LDM's schedule ends while data is left."""
+    config = DiffusionConfig(process=process, timestep_sampler="uniform")
+    assert bool((sampling_times(build_process(config), 20, shift, spacing).diff() < 0).all())
+    t = sample_t(torch.linspace(0, 0.999, 1000), build_process(config), config, shift)
+    assert len(t.unique()) == 1000
+
+
+def test_with_zero_init_the_first_times_are_left_out() -> None:
+    times = sampling_times(build_process(DiffusionConfig()), 20, 1.0, "uniform", zero_init=0.1)
+    torch.testing.assert_close(times, torch.linspace(0.9, 0, 19, dtype=torch.float64))
+
+
 def test_karras_spacing_is_the_published_table() -> None:
     """Karras et al. 2022, equation 5, with rho = 7 and sigma from 80 to 0.002."""
     process = build_process(DiffusionConfig(process="edm"))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, TINY
+from PIL import Image
 from random_run import random_run
 
 from video_dit.config import Config, load_config
 from video_dit.errors import UserError
 from video_dit.sampling.contact_sheet import contact_sheet
-from video_dit.sampling.frames import to_uint8
+from video_dit.sampling.frames import read_image, to_uint8
 from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
 
 pytestmark = pytest.mark.filterwarnings("error::video_dit.sampling.pipeline.SamplingWarning")
@@ -178,3 +179,26 @@ def test_a_contact_sheet_takes_clips_of_all_sizes_and_long_prompts() -> None:
     assert sheet.size == (5 * 304 + 4, 4 + (22 + 96 + 4) + (22 + 200 + 4))
     assert sheet.getpixel((50, 50)) == (50, 50, 50)
     assert sheet.getpixel((5 * 304 - 2, 4 + 122 + 22 + 100)) == (99, 99, 99)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings"),
+    [([], {}), (["a", "b"], {"seed": [1]}), (["a"], {"negative_prompt": ["b", "c"]}), (["a"], {"batch_size": 0})],
+)
+def test_lists_that_do_not_match_are_refused(pipeline: VideoPipeline, prompts: list[str], settings: dict) -> None:
+    with pytest.raises(UserError, match=rf"there are {len(prompts)} prompts, .*: give one prompt or more"):
+        pipeline(prompts, **settings)
+
+
+def test_a_seed_may_come_from_numpy(pipeline: VideoPipeline) -> None:
+    assert torch.equal(pipeline("a", seed=np.int64(3), num_steps=1), pipeline("a", seed=3, num_steps=1))
+
+
+def test_a_label_may_have_several_lines() -> None:
+    clip = np.zeros((2, 16, 16, 3), dtype=np.uint8)
+    assert contact_sheet([clip], ["a\nb"]).size == contact_sheet([clip], ["a b"]).size
+
+
+def test_an_image_of_16_bits_keeps_its_brightness(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 30_000, dtype=np.uint16)).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png", 8, 8).unique().tolist() == [30_000 // 256]

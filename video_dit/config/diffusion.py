@@ -26,7 +26,11 @@ class DiffusionConfig(Table):
         "none", description="min_snr: less loss where there is little noise; loss = noise makes it the published one"
     )
     min_snr_gamma: Positive = Field(5.0, description="signal-to-noise ratio from which min_snr weighs less")
-    min_t: Positive = Field(0.05, description="bounds the division by sigma from below where data becomes velocity")
+    min_t: Positive = Field(
+        0.05,
+        description="bounds from below what the loss is divided by near t = 0 or 1; and, where noise is predicted, its "
+        "velocity",
+    )
 
     timestep_sampler: Literal["uniform", "logit_normal", "mode", "cosmap", "edm", "beta"] = Field(
         "logit_normal", description="density over t"

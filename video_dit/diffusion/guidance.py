@@ -27,7 +27,6 @@ class Guidance:
     interval: guided while low <= t <= high only (Kynkaanniemi et al. 2024, arXiv 2404.07724).
     rescale: share in which the guided clean latents get back the standard deviation of the positive ones (Lin et al.
         2023, arXiv 2305.08891, equations 14 to 16).
-    zero_init: nothing moves while t > 1 - zero_init (Fan et al. 2025, section 4.2).
     apg_norm: the difference is cut to this root mean square; None: it is not.
     apg_momentum: share of the differences of earlier evaluations that is added; below 0 as in the paper.
     batched: both answers come from one batch of twice the size, else one after the other.
@@ -37,7 +36,6 @@ class Guidance:
     method: GuidanceMethod = "cfg"
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
-    zero_init: float = 0.0
     apg_norm: float | None = None
     apg_momentum: float = 0.0
     batched: bool = True
@@ -50,7 +48,6 @@ class Guidance:
             config.guidance,
             config.guidance_interval,
             config.guidance_rescale,
-            config.zero_init,
             config.apg_norm,
             config.apg_momentum,
             config.guidance_batched,
@@ -65,6 +62,7 @@ def guided_velocity(
     process: Process,
     prediction: Prediction,
     min_t: float,
+    made: Tensor | None = None,
 ) -> VelocityField:
     """The velocity field of a denoiser under a prompt, for one trajectory.
 
@@ -77,7 +75,8 @@ def guided_velocity(
         guidance: see `Guidance`.
         process: the forward process.
         prediction: what the network predicts.
-        min_t: see `velocity_per_error`.
+        min_t: see `to_velocity`.
+        made: [F] bool, false on frames that are given, where the network's answers mean nothing; None: all are made.
     """
     both = TextCondition(*(torch.cat(pair) for pair in zip(text, negative_text, strict=True)))
     low, high = guidance.interval
@@ -88,27 +87,29 @@ def guided_velocity(
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
         now = float(t[0])
-        if now > 1 - guidance.zero_init:
-            return torch.zeros_like(x_t)
         if guidance.scale == 1 or not low <= now <= high:
             return ask(x_t, t, text)
         if guidance.batched:
             positive, negative = ask(torch.cat((x_t, x_t)), torch.cat((t, t)), both).chunk(2)
         else:
             positive, negative = ask(x_t, t, text), ask(x_t, t, negative_text)
-        return combine(process, x_t, t, positive, negative)
+        if made is None:
+            return combine(process, x_t, positive, negative, t)
+        guided = positive.clone()
+        guided[:, :, made] = combine(process, x_t[:, :, made], positive[:, :, made], negative[:, :, made], t)
+        return guided
 
     return velocity
 
 
 Combination = Callable[[Process, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""The process, x_t, t and the two velocities to the guided one."""
+"""The process, x_t, the two velocities and t to the guided one."""
 
 
 def _combination(guidance: Guidance) -> Combination:
     momentum = _Momentum(guidance.apg_momentum)
 
-    def combine(process: Process, x_t: Tensor, t: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def combine(process: Process, x_t: Tensor, positive: Tensor, negative: Tensor, t: Tensor) -> Tensor:
         if guidance.method == "cfg_zero_star":
             negative = _along(positive, negative)
         if guidance.method != "apg":
@@ -121,7 +122,7 @@ def _combination(guidance: Guidance) -> Combination:
             difference = _cut(momentum(wanted - unwanted), guidance.apg_norm)
             guided = wanted + (guidance.scale - 1) * (difference - _along(difference, wanted))
         factor = _std(wanted) / _std(guided).clamp(min=1e-8)
-        return to_velocity(process, guided * (1 + guidance.rescale * (factor - 1)), x_t, t, "data", min_t=0)
+        return to_velocity(process, guided * (1 + guidance.rescale * (factor - 1)), x_t, t, "data", min_t=0.0)
 
     return combine
 

@@ -41,13 +41,16 @@ def to_velocity(
         x_t: [B, C, F, H, W], what it was given.
         t: [B] or [B, F] in [0, 1].
         prediction: what it predicts.
-        min_t: see `velocity_per_error`.
+        min_t: bounds the division by alpha from below, where noise is predicted. Predicted data is divided by sigma
+            itself, so that a last step to t = 0 ends at what is predicted.
     """
     if prediction == "velocity":
         return output
+    alpha, sigma = (expand_t(c, x_t) for c in process.coefficients(t))
     of_latents, of_noise = (expand_t(c, x_t) for c in process.velocity_coefficients(t))
-    per_error = expand_t(velocity_per_error(process, t, prediction, min_t), x_t)
-    return (of_noise * x_t - output if prediction == "data" else output + of_latents * x_t) * per_error
+    if prediction == "data":
+        return (of_noise * x_t - output) / sigma
+    return (output + of_latents * x_t) / alpha.clamp(min=min_t)
 
 
 def diffusion_loss(

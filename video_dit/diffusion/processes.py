@@ -59,9 +59,13 @@ class Process(ABC):
     def shift(self, t: Tensor, factor: float) -> Tensor:
         """Moves t towards noise: sigma / alpha becomes `factor` times as large; 1 leaves it.
 
-        The more pixels show the same thing, the more noise it takes to hide it (arXiv 2403.03206, equation 23).
+        The more pixels show the same thing, the more noise it takes to hide it (arXiv 2403.03206, equation 23). Where
+        the process ends before alpha does, it is less near the end, which stays where it is.
         """
-        return t if factor == 1 else self.t_of_ratio(factor * self.ratio(t))
+        if factor == 1:
+            return t
+        end = 1 / self.ratio(torch.ones_like(t))
+        return self.t_of_ratio(factor / (1 / self.ratio(t) + (factor - 1) * end))
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, [B, C, F, H, W]."""

@@ -49,17 +49,16 @@ def solve(
         process: the forward process.
         solver: as above.
         draw_noise: what stochastic_euler adds.
-        keep: applied to x after each step, to hold what is given.
+        keep: applied to x before the network sees it and at the end, to hold what is given.
         on_step: called with the number of steps done, after each.
 
     Returns:
         x at the last time, the shape of `noise`.
     """
-    step = _SOLVERS[solver](velocity, process, draw_noise)
+    step = _SOLVERS[solver](velocity, process, draw_noise, keep or (lambda x: x))
     x = noise
     for number, (t, t_next) in enumerate(pairwise(times), start=1):
-        x = step(x, t, t_next)
-        x = x if keep is None else keep(x)
+        x = step.keep(step(step.keep(x), t, t_next))
         if on_step is not None:
             on_step(number)
     return x
@@ -68,10 +67,13 @@ def solve(
 class _Solver:
     """One trajectory: steps are asked for in order, and may remember what was before."""
 
-    def __init__(self, velocity: VelocityField, process: Process, draw_noise: Noise) -> None:
+    def __init__(
+        self, velocity: VelocityField, process: Process, draw_noise: Noise, keep: Callable[[Tensor], Tensor]
+    ) -> None:
         self.velocity = velocity
         self.process = process
         self.draw_noise = draw_noise
+        self.keep = keep
 
     def __call__(self, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         raise NotImplementedError
@@ -103,7 +105,7 @@ class _Heun(_Solver):
         x_next = self.process.add_noise(*here, t_next)
         if t_next == 0:
             return x_next
-        there = self.estimate(x_next, t_next)
+        there = self.estimate(self.keep(x_next), t_next)
         mean = (self.process.velocity(*here, t) + self.process.velocity(*there, t)) / 2
         return self.process.add_noise(*self.process.split(x, mean, t), t_next)
 

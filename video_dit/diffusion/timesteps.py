@@ -16,7 +16,7 @@ def quantile(u: Tensor, process: Process, config: DiffusionConfig) -> Tensor:
     - uniform: t is as likely everywhere.
     - logit_normal: logit(t) is normal with `logit_mean` and `logit_std` (equation 19).
     - mode: `mode_scale` above 0 prefers the middle, below 0 the ends (equation 20).
-    - cosmap: the signal-to-noise ratio is distributed as under the cosine schedule (equation 21).
+    - cosmap: under rectified flow, the signal-to-noise ratio is distributed as under the cosine schedule (equation 21).
     - edm: log(sigma / alpha) is normal with `edm_mean` and `edm_std` (Karras et al. 2022, table 1).
     - beta: t follows Beta(a, b) with (a, b) = `beta`.
 
@@ -55,8 +55,8 @@ def sample_t(u: Tensor, process: Process, config: DiffusionConfig, shift: float)
     return process.shift(quantile(u.double(), process, config), shift).float()
 
 
-def sampling_times(process: Process, num_steps: int, shift: float, spacing: str) -> Tensor:
-    """The times at which a solver stops, from 1 to 0: [num_steps + 1] float64.
+def sampling_times(process: Process, num_steps: int, shift: float, spacing: str, zero_init: float = 0.0) -> Tensor:
+    """The times at which a solver stops, from 1 to 0: [num_steps + 1] float64, or fewer with `zero_init`.
 
     Args:
         process: the forward process.
@@ -64,11 +64,15 @@ def sampling_times(process: Process, num_steps: int, shift: float, spacing: str)
         shift: moves them towards noise; see `Process.shift`.
         spacing: "uniform" in t, or "karras": sigma / alpha from 80 to 0.002, spaced evenly in its seventh root, before
             the last step to 0 (Karras et al. 2022, equation 5).
+        zero_init: times above 1 - zero_init are left out, as if nothing moved until then (CFG-Zero*: Fan et al. 2025,
+            arXiv 2503.18886, section 4.2).
     """
     if spacing == "uniform" or num_steps == 1:
         times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     else:
-        roots = torch.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), num_steps, dtype=torch.float64)
+        largest = min(80.0, float(process.ratio(torch.ones(1, dtype=torch.float64))))
+        roots = torch.linspace(largest ** (1 / 7), 0.002 ** (1 / 7), num_steps, dtype=torch.float64)
         times = torch.cat((process.t_of_ratio(roots**7), torch.zeros(1, dtype=torch.float64)))
         times[0] = 1
-    return process.shift(times, shift)
+    times = process.shift(times, shift)
+    return times[times <= 1 - zero_init]

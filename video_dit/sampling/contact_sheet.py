@@ -32,7 +32,8 @@ def contact_sheet(clips: Sequence[NDArray[np.uint8]], labels: list[str], num_col
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
     top = GAP
-    for row, label in zip(rows, labels, strict=True):
+    for row, text in zip(rows, labels, strict=True):
+        label = " ".join(text.split())
         while (length := draw.textlength(label, font=font)) > width - 2 * GAP:
             kept = int(len(label) * (width - 2 * GAP) / length)
             label = label[: min(kept, len(label) - 2)] + "…"

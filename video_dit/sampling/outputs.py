@@ -103,7 +103,8 @@ class Record(NamedTuple):
     run: the run folder.
     weights: the file of weights, relative to it.
     precision: of the model's computation.
-    sha256: of the weights and of the files that the request names, by what they are.
+    tile_size: of the autoencoder, where another than the config's was asked for.
+    sha256: of the weights, the run's config and the files that the request names, by what they are.
     versions: of the software.
     """
 
@@ -111,6 +112,7 @@ class Record(NamedTuple):
     run: Path
     weights: str
     precision: str
+    tile_size: list[int] | None
     sha256: dict[str, str]
     versions: dict[str, Any]
 
@@ -120,6 +122,7 @@ class Record(NamedTuple):
             "run": str(self.run),
             "weights": self.weights,
             "precision": self.precision,
+            "tile_size": self.tile_size,
             "sha256": self.sha256,
             "versions": self.versions,
         }
@@ -138,15 +141,21 @@ class Record(NamedTuple):
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not the JSON that generate.py writes beside a clip") from error
 
-    def check(self, weights: Path) -> None:
-        """Warns where the software has changed, which may change the clip a little.
+    def check(self, weights: Path, config: Path) -> None:
+        """Warns where the run's config or the software has changed, which may change the clip.
 
         Raises:
             UserError: the weights or a given file are not those that the clip was made with.
         """
+        own = {"weights": weights, "config": config}
         for what, digest in self.sha256.items():
-            file = weights if what == "weights" else getattr(self.request, what)
-            if sha256(file) != digest:
+            file = own.get(what) or getattr(self.request, what)
+            if sha256(file) == digest:
+                continue
+            if what == "config":
+                told = f"{file} has changed since the clip was made, which may differ now"
+                warnings.warn(told, SamplingWarning, stacklevel=1)
+            else:
                 raise UserError(f"{file}: has changed since the clip was made, which cannot be made again without it")
         for name, version in versions().items():
             if self.versions.get(name) != version:

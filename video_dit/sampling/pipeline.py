@@ -24,7 +24,7 @@ from video_dit.run_folder import RunFolder
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
 from video_dit.sampling.offload import offload_blocks
-from video_dit.sampling.plan import Plan, Window, givable, plan_clip
+from video_dit.sampling.plan import Plan, Window, plan_clip, still_length
 from video_dit.shapes import latent_grid
 
 
@@ -92,6 +92,7 @@ class VideoPipeline:
         self.autoencoder = build_autoencoder(config.autoencoder, device)
         self.text_encoder = build_text_encoder(config.text_encoder)
         self._texts: dict[str, TextCondition] = {}
+        self._makes_room = bool(config.text_encoder.models) and not offload  # for a text encoder that has weights
         self.model = build_model(config, EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder))
         self.model.load_state_dict(weights)
         self.model.eval().requires_grad_(False)
@@ -180,8 +181,14 @@ class VideoPipeline:
             UserError: the size does not fit, frames cannot be given as asked, or a key or value of `sampling` is wrong.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if isinstance(seed, Sequence) else [int(seed)] * len(prompts)
         negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+        if not prompts or batch_size < 1 or not len(prompts) == len(seeds) == len(negatives):
+            raise UserError(
+                f"there are {len(prompts)} prompts, {len(seeds)} seeds and {len(negatives)} negative prompts, and "
+                f"batch_size is {batch_size}: give one prompt or more, a seed and a negative prompt for all or each, "
+                "and a batch_size from 1 on"
+            )
         config = with_changes(self.config, "sampling", sampling)
         plan = self.plan(
             num_frames=num_frames,
@@ -236,11 +243,15 @@ class VideoPipeline:
     def encode_prompts(self, prompts: Sequence[str]) -> None:
         """Encodes prompts before they are asked for, and moves the text encoder to CPU memory again.
 
+        A pretrained one has the device to itself meanwhile.
+
         Each is encoded by itself, so that it does not depend on others; remembered are those of the last call that had
         something new. Warns where a prompt is cut.
         """
         if all(prompt in self._texts for prompt in prompts):
             return
+        if self._makes_room:
+            self.model.to("cpu")
         self.text_encoder.to(self.device)
         remembered = self._texts
         self._texts = {}
@@ -251,6 +262,8 @@ class VideoPipeline:
                     warnings.warn(told, SamplingWarning, stacklevel=1)
             self._texts[prompt] = remembered[prompt]
         self.text_encoder.to(torch.device("cpu"))
+        if self._makes_room:
+            self.model.to(self.device)
 
     def _text(self, prompts: list[str]) -> TextCondition:
         rows = [self._texts[prompt] for prompt in prompts]
@@ -281,8 +294,7 @@ class VideoPipeline:
             given.latents[:, :, :num_latents] = overlapping.cpu()
         if plan.num_last:
             num_latents = plan.num_last // self.autoencoder.stride[0]
-            longer = givable(self.config, self.autoencoder, plan.window)[:2][-1]  # a clip in which they are the last
-            still = end[:, :1].repeat(1, max(longer, plan.num_last), 1, 1, 1)
+            still = end[:, :1].repeat(1, still_length(self.autoencoder, plan.window, plan.num_last), 1, 1, 1)
             given.mask[-num_latents:] = True
             given.latents[:, :, -num_latents:] = self._encode(still)[:, :, -num_latents:].cpu()
         return _Given(*(tensor.to(self.device) for tensor in given)) if given.mask.any() else None
@@ -317,13 +329,15 @@ class VideoPipeline:
             process,
             diffusion.prediction,
             diffusion.min_t,
+            None if given is None else ~given.mask,
         )
         shift = sampling.shift or shift_for(plan.tokens.size, diffusion)
-        times = sampling_times(process, sampling.num_steps, shift, sampling.spacing)
-        noise = draw_noise()
+        times = sampling_times(process, sampling.num_steps, shift, sampling.spacing, sampling.zero_init)
+        for _ in range(sampling.num_steps + 1 - len(times)):
+            report(0)  # of what zero_init leaves out
         return solve(
             velocity,
-            noise if given is None else given.hold(noise),
+            draw_noise(),
             times,
             process,
             sampling.solver,

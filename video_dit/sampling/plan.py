@@ -106,7 +106,7 @@ def plan_clip(
     windows = [first]
     while overlap and windows[-1].start + length < num_frames:
         windows.append(Window(windows[-1].start + length - overlap, overlap))
-    rate = fps or config.data.fps
+    rate = config.data.fps if fps is None else fps
     return Plan(num_frames, pixels, latents, tokens, rate, overlap, num_known, num_last, tuple(windows))
 
 
@@ -138,6 +138,18 @@ def givable(config: Config, autoencoder: Autoencoder, window: Grid) -> list[int]
             f"{list(config.model.patch_size)}, autoencoder.name = {config.autoencoder.name}): make the clip longer"
         )
     return counts
+
+
+def still_length(autoencoder: Autoencoder, window: Grid, num_last: int) -> int:
+    """Frames of a still from whose latents the last are those of a clip that ends with `num_last` such frames."""
+    length = num_last + int(autoencoder.causal)  # whose first latent frame is unlike the others
+    while True:
+        try:
+            latent_grid(window._replace(frames=length), autoencoder)
+        except UserError:
+            length += 1
+        else:
+            return length
 
 
 def _latents_per_unit(config: Config) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from video_dit.config import SamplingConfig, explain
-from video_dit.config.table import Count, CountOrZero, Positive, Table
+from video_dit.config.table import Count, Table
 from video_dit.errors import UserError
 
 PATHS = ("image", "last_image", "video")
@@ -20,17 +20,17 @@ class ClipRequest(Table):
 
     prompt: str
     negative_prompt: str = ""
-    seed: CountOrZero = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     num_frames: Count | None = None
     height: Count | None = None
     width: Count | None = None
-    fps: Positive | None = None
+    fps: float | None = Field(None, ge=0.01, le=1000)
     window: Count | None = None
     overlap: Count | None = None
     image: Path | None = None
     last_image: Path | None = None
     video: Path | None = None
-    name: str | None = Field(None, pattern=r"^[^/\\]+$")
+    name: str | None = Field(None, pattern=r"^[^/\\.][^/\\]*$")
     sampling: dict[str, Any] = Field({}, description="keys of the config's [sampling]")
 
     @property
@@ -82,9 +82,15 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[ClipRequest]:
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file of prompts")
+    if path.suffix not in (".txt", ".jsonl"):
+        raise UserError(f"{path}: a file of prompts ends in .txt, a prompt per line, or .jsonl, an object per line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: {error}") from error
     requests = []
     names: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
