@@ -38,7 +38,7 @@ def read_windows(path: Path, config: DataConfig, info: VideoInfo | None = None) 
         VideoError: the file cannot be read, or decoding fails; the windows before it have been yielded.
     """
     info = info or probe(path, config.limits)
-    rows, columns = _cover(info.size, (config.height, config.width))
+    rows, columns = cover(info.size, (config.height, config.width))
     top, left = (rows - config.height) // 2, (columns - config.width) // 2
     times = (index / config.fps for index in count())
     frames: list[NDArray[np.uint8]] = []
@@ -74,7 +74,7 @@ def write_mp4(path: Path, frames: Frames, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def _cover(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+def cover(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
     """The smallest (height, width) with the aspect of `size` that covers the target."""
     scale = max(target[0] / size[0], target[1] / size[1])
     return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))

@@ -6,12 +6,15 @@ import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import torch
 from command_line import positive_int, run_program
 from model_inputs import DTYPES, HEAD_SIZE
 from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
+from preprocess_speed import measure_preprocess, preprocess_table
 
+from data.decoders import DECODERS
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 
@@ -38,7 +41,7 @@ SIZES = {
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args = arguments(SIZES[device.type])
-    benchmark_model(args, device)
+    args.benchmark(args, device)
 
 
 def arguments(sizes: Sizes) -> argparse.Namespace:
@@ -66,7 +69,20 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
         help="memory: video tokens; the memory of the plain model at the longest is what the others may use",
     )  # fmt: skip
     add("--chunk-size", type=positive_int, default=sizes.chunk_size, help="memory: feed_forward_chunk_size")
-    model.set_defaults(memory_precision=sizes.memory_precision)
+    model.set_defaults(memory_precision=sizes.memory_precision, benchmark=benchmark_model)
+
+    preprocess = commands.add_parser(
+        "preprocess",
+        help="the probe and the decoders against PyAV's own limit",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = preprocess.add_argument
+    add("videos", type=Path, nargs="+", metavar="VIDEO", help="files to measure on")
+    add("--out", type=Path, default=Path("benchmarks/preprocess"), help="folder for preprocess.json")
+    add("--repeats", type=positive_int, default=5, help="measurements of each side, in turns")
+    add("--height", type=positive_int, default=256, help="pixels of the shorter side, to which frames are scaled")
+    add("--decoder", choices=tuple(DECODERS), default="auto", help="as data.decoder")
+    preprocess.set_defaults(benchmark=benchmark_preprocess)
     return parser.parse_args()
 
 
@@ -86,6 +102,16 @@ def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
         memory_chart(results["memory"]).save(args.out / "memory.png")
     write_atomically(args.out / "model.json", json.dumps(results, indent=2) + "\n")
     print(args.out / "model.json")
+
+
+def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = measure_preprocess(args)
+    print(preprocess_table(rows), end="\n\n")
+    versions = {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info}
+    results = {"machine": machine(device), "versions": versions, "repeats": args.repeats, "rows": rows}
+    write_atomically(args.out / "preprocess.json", json.dumps(results, indent=2) + "\n")
+    print(args.out / "preprocess.json")
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -1,4 +1,22 @@
-"""Frames of a video at given times and of a given size, by one of several libraries."""
+"""Frames of a video at given times and of a given size, by one of several libraries.
+
+`auto` is PyAV for every file, as the others are right on fewer files and hardly faster on any. What was measured, with PyAV
+17.1 and torchcodec 0.13.0 on FFmpeg 8, and decord 0.6.0, on two shared cores; frames per second relative to PyAV,
+medians of three rounds in turns, height 256; windows are ten of 17 frames, every third, from all over the file:
+
+| | decord, all / windows | torchcodec, all / windows |
+|---|---|---|
+| H.264, 720p, 55 s | 0.73 / 0.94 | 0.58 / 0.95 |
+| H.264, 720p, 24 s | 0.73 / 1.12 | 0.58 / 1.04 |
+| MPEG-4, 480 x 320, 10 s | 0.65 / 0.45 | 0.33 / 0.69 |
+
+- decord returned wrong frames without a word of HEVC, open-GOP H.264, MPEG-TS, cuts without re-encoding and edit lists,
+  and refused AV1, GIF, AVI and MPEG-PS. Of pictures on their side it can return four channels.
+- torchcodec returned wrong frames without a word of cuts, edit lists, MPEG-TS, MPEG-PS and variable rates with B-frames,
+  and failed in AVI. A header does not tell a cut or an edit list from a plain file, so there is no class to give it.
+
+`tests/data/test_decoders.py` has the files.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
