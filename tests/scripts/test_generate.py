@@ -175,7 +175,7 @@ def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> Non
         ('{"prompt": "b", "name": "../x"}', "line 2: name = '../x'"),
         ('{"prompt": "b", "image": "gone.png"}', "'b': {tmp}/gone.png: there is no such image"),
         ('{"prompt": "b", "image": "prompts.jsonl"}', "'b': {tmp}/prompts.jsonl: cannot be read as an image"),
-        ('{"prompt": "b", "video": "prompts.jsonl"}', "'b': {tmp}/prompts.jsonl: cannot be decoded"),
+        ('{"prompt": "b", "video": "prompts.jsonl"}', "'b': {tmp}/prompts.jsonl: is text, not a video"),
         ('{"prompt": "b", "width": 20}', "'b': width is 20, which is not a multiple of 8"),
     ],
 )
