@@ -1,7 +1,7 @@
 """Frames of a video at given times and of a given size, by one of several libraries.
 
-`auto` is PyAV for every file, as the others are right on fewer files and hardly faster on any. What was measured, with PyAV
-17.1 and torchcodec 0.13.0 on FFmpeg 8, and decord 0.6.0, on two shared cores; frames per second relative to PyAV,
+`auto` is PyAV for every file, as the others are right on fewer files and hardly faster on any. What was measured, with
+PyAV 17.1 and torchcodec 0.13.0 on FFmpeg 8, and decord 0.6.0, on two shared cores; frames per second relative to PyAV,
 medians of three rounds in turns, height 256; windows are ten of 17 frames, every third, from all over the file:
 
 | | decord, all / windows | torchcodec, all / windows |
@@ -12,8 +12,9 @@ medians of three rounds in turns, height 256; windows are ten of 17 frames, ever
 
 - decord returned wrong frames without a word of HEVC, open-GOP H.264, MPEG-TS, cuts without re-encoding and edit lists,
   and refused AV1, GIF, AVI and MPEG-PS. Of pictures on their side it can return four channels.
-- torchcodec returned wrong frames without a word of cuts, edit lists, MPEG-TS, MPEG-PS and variable rates with B-frames,
-  and failed in AVI. A header does not tell a cut or an edit list from a plain file, so there is no class to give it.
+- torchcodec returned wrong frames without a word of cuts, edit lists, MPEG-TS, MPEG-PS and variable rates with
+  B-frames, and failed in AVI. A header does not tell a cut or an edit list from a plain file, so there is no class to
+  give it.
 
 `tests/data/test_decoders.py` has the files.
 """
