@@ -82,8 +82,11 @@ def trained(**keys: str) -> tuple[Network, DiffusionConfig]:
 def distance(
     network: Callable[..., Tensor], config: DiffusionConfig, solver: str = "euler", num_steps: int = 40
 ) -> float:
-    """Between what is sampled and the truth. EDM is sampled with its own spacing."""
-    spacing = "karras" if config.process == "edm" else "uniform"
+    """Between what is sampled and the truth. EDM is sampled with its own spacing, unless data is predicted.
+
+    That spacing ends where there is less noise than a prediction of the data errs by.
+    """
+    spacing = "karras" if config.process == "edm" and config.prediction != "data" else "uniform"
     process, text = build_process(config), random_text(NUM_SAMPLES, 1, 1)
     velocity = guided_velocity(network, text, text, Guidance(), process, config.prediction, config.min_t)
     torch.manual_seed(2)
