@@ -154,7 +154,9 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "late_start": lambda f: write_video(f / "late.mp4", ticks=range(6000, 8400, 50), options=B_FRAMES),
     "odd_size": lambda f: write_video(f / "odd.mp4", size=(49, 67), pixel_format="yuv444p", options=B_FRAMES),
     "odd_size_vp9": lambda f: write_video(f / "odd.webm", "libvpx-vp9", size=(49, 67), options={"g": "12"}),
-    "av1": lambda f: write_video(f / "av1.mp4", "libsvtav1", size=(64, 64), options={"g": "12", "preset": "12"}),
+    "av1": lambda f: write_video(
+        f / "av1.mp4", "libsvtav1", size=(64, 64), options={"g": "12", "preset": "12", "svtav1-params": "lp=1"}
+    ),
     "avi_mpeg4": lambda f: write_video(f / "b_frames.avi", "mpeg4", options=MPEG, time_base=Fraction(1, RATE)),
     "mpeg2_program_stream": lambda f: write_video(
         f / "mpeg2.mpg", "mpeg2video", options=MPEG, time_base=Fraction(1, RATE)
