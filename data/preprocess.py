@@ -135,18 +135,19 @@ def encode_video(
     if not video.captions and config.data.missing_caption == "drop":
         return [], "no caption"
     clip_seconds = config.data.num_frames / config.data.fps
+    too_short = f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
     windows: list[Window] = []
     problem = None
     try:
         with as_file(video.place) as path:
             info = probe(path, config.data.limits)
             if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
-                return [], f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
+                return [], too_short
             windows.extend(read_windows(path, config.data, info))
     except VideoError as error:
         problem = str(error)
     if not windows:
-        return [], problem or f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
+        return [], problem or too_short
 
     captions, weights = zip(*(video.captions or (Caption("", 1.0),)), strict=True)
     text = _on_cpu(text_encoder.encode(list(captions)))

@@ -89,6 +89,15 @@ class DatasetInfo:
     def num_clips(self) -> int:
         return sum(self.shards.values())
 
+    def differing_keys(self, other: "DatasetInfo") -> list[str]:
+        """What shards must have in common to be shown to one model, and these have not; the videos may differ."""
+        ours, theirs = (
+            {"autoencoder": tables["autoencoder"], "text_encoder": tables["text_encoder"]}
+            | {f"data.{key}": tables["data"][key] for key in ("fps", "num_frames", "height", "width")}
+            for tables in (self.tables, other.tables)
+        )
+        return [key for key in ours if ours[key] != theirs[key]]
+
     def write(self, folder: Path) -> None:
         segments = [segment._asdict() for segment in self.encoded.segments]
         values = {**self.__dict__, "encoded": {**self.encoded._asdict(), "segments": segments}}

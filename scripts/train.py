@@ -2,8 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 import torch
@@ -47,7 +45,7 @@ def main() -> None:
         return load_batches(dataset, positions, config.training.num_workers)
 
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-    if held_out is not None and (different := differing_keys(held_out.info, dataset.info)):
+    if held_out is not None and (different := held_out.info.differing_keys(dataset.info)):
         raise UserError(
             f"{args.validation} was preprocessed with another {different[0]} than {args.data}: use one config for both"
         )
@@ -71,12 +69,6 @@ def main() -> None:
             config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation,
             tokens_per_sample, run,
         )  # fmt: skip
-
-
-def differing_keys(a: DatasetInfo, b: DatasetInfo) -> list[str]:
-    """What two folders of shards must have in common to be shown to one model, and have not; the videos may differ."""
-    keys = [("autoencoder",), ("text_encoder",), *(("data", key) for key in ("fps", "num_frames", "height", "width"))]
-    return [".".join(key) for key in keys if reduce(getitem, key, a.tables) != reduce(getitem, key, b.tables)]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ it, that is the circular path (Karras et al. 2022, arXiv 2206.00364, table 1, wi
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -156,26 +156,28 @@ class LDMLinear(Circular):
     NUM_STEPS = 1000
     BETAS = (0.00085, 0.012)
 
-    @cached_property
-    def _angles(self) -> Tensor:
-        """[1001] float64, from t = 0 on."""
-        first, last = (beta**0.5 for beta in self.BETAS)
-        betas = torch.linspace(first, last, self.NUM_STEPS, dtype=torch.float64).square()
-        alphas = torch.cat((torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0))).sqrt()
-        return alphas.acos()
-
     def angle(self, t: Tensor) -> Tensor:
-        angles = self._angles.to(t.device)
+        angles = _ldm_angles(self.NUM_STEPS, self.BETAS).to(t.device)
         place = t.double() * self.NUM_STEPS
         below = place.long().clamp(0, self.NUM_STEPS - 1)
         return torch.lerp(angles[below], angles[below + 1], place - below).type_as(t)
 
     def t_of_ratio(self, ratio: Tensor) -> Tensor:
-        angles = self._angles.to(ratio.device)
+        angles = _ldm_angles(self.NUM_STEPS, self.BETAS).to(ratio.device)
         angle = ratio.double().atan().clamp(max=float(angles[-1]))
         above = torch.searchsorted(angles, angle).clamp(1, self.NUM_STEPS)
         share = (angle - angles[above - 1]) / (angles[above] - angles[above - 1])
         return ((above - 1 + share) / self.NUM_STEPS).type_as(ratio)
+
+
+@cache
+@torch.inference_mode(False)  # what is remembered may serve training, too
+def _ldm_angles(num_steps: int, betas: tuple[float, float]) -> Tensor:
+    """[num_steps + 1] float64, from t = 0 on; the same for every process, of which training makes many."""
+    first, last = (beta**0.5 for beta in betas)
+    squares = torch.linspace(first, last, num_steps, dtype=torch.float64).square()
+    alphas = torch.cat((torch.ones(1, dtype=torch.float64), (1 - squares).cumprod(0))).sqrt()
+    return alphas.acos()
 
 
 def build_process(config: DiffusionConfig) -> Process:

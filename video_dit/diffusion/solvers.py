@@ -56,9 +56,9 @@ def solve(
         x at the last time, the shape of `noise`.
     """
     step = _SOLVERS[solver](velocity, process, draw_noise, keep or (lambda x: x))
-    x = noise
+    x = step.keep(noise)
     for number, (t, t_next) in enumerate(pairwise(times), start=1):
-        x = step.keep(step(step.keep(x), t, t_next))
+        x = step.keep(step(x, t, t_next))
         if on_step is not None:
             on_step(number)
     return x
