@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -13,7 +14,7 @@ from einops import rearrange
 from data.captions import Caption
 from data.manifest import Dropped, Video, discover
 from data.probe import VideoError, probe
-from data.shards import DatasetInfo, StoredSample, write_shard
+from data.shards import DatasetInfo, ShardWriter, StoredSample, write_shard
 from data.storage import as_file
 from data.video import Window, read_windows
 from video_dit.config import Config
@@ -81,28 +82,15 @@ def preprocess(
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
     inputs = _fingerprint(videos)
-    if (out / "dataset.json").exists() and not overwrite:
-        existing = DatasetInfo.read(out)
-        if (existing.tables, existing.inputs) == (tables, inputs):
-            return None
-        raise UserError(
-            f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
-        )
+    if not overwrite and _are_made(out, tables, inputs):
+        return None
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in (out / "dataset.json", *out.glob("shard-*.arrow")):
         stale.unlink(missing_ok=True)
     report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
-    shards: dict[str, int] = {}
-    waiting: list[StoredSample] = []
+    shards = ShardWriter(out, config.data.clips_per_shard)
     captions: dict[str, None] = {}
-
-    def flush() -> None:
-        name = f"shard-{len(shards):05d}.arrow"
-        write_shard(out / name, waiting)
-        shards[name] = len(waiting)
-        waiting.clear()
-
     with (out / "report.jsonl").open("w", encoding="utf-8") as lines:
         for entry in dropped:
             lines.write(_line(entry.id, 0, entry.reason))
@@ -111,21 +99,33 @@ def preprocess(
             lines.write(_line(video.id, len(samples), reason, video.notes))
             _account(report, video, samples, reason, text_encoder)
             captions.update(dict.fromkeys(caption for sample in samples for caption in sample.captions))
-            for sample in samples:
-                waiting.append(sample)
-                if len(waiting) == config.data.clips_per_shard:
-                    flush()
-    if waiting:
-        flush()
-    if not shards:
+            shards.add(samples)
+    shards.close()
+    if not shards.counts:
         raise UserError(f"no clip came out of {source}\n{report.summary()}")
     no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
     nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), _on_cpu(text_encoder.encode([""])), no_clip)
     write_shard(out / "empty_prompt.arrow", [nothing])
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
-    DatasetInfo(tables, inputs, encoded, shards).write(out)
+    DatasetInfo(tables, inputs, encoded, shards.counts).write(out)
     return report
+
+
+def _are_made(out: Path, tables: dict[str, dict[str, Any]], inputs: str) -> bool:
+    """Whether the folder holds just these shards.
+
+    Raises:
+        UserError: it holds others.
+    """
+    if not (out / "dataset.json").exists():
+        return False
+    existing = DatasetInfo.read(out)
+    if (existing.tables, existing.inputs) != (tables, inputs):
+        raise UserError(
+            f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
+        )
+    return True
 
 
 def encode_video(

@@ -136,6 +136,38 @@ def write_shard(path: Path, samples: list[StoredSample]) -> None:
     temporary.replace(path)
 
 
+class ShardWriter:
+    """Collects samples, and writes a shard whenever there are enough.
+
+    Args:
+        folder: for the shards.
+        clips_per_shard: samples in each but the last.
+
+    Attributes:
+        counts: the samples of each file that is written.
+    """
+
+    def __init__(self, folder: Path, clips_per_shard: int) -> None:
+        self.counts: dict[str, int] = {}
+        self._folder = folder
+        self._clips_per_shard = clips_per_shard
+        self._waiting: list[StoredSample] = []
+
+    def add(self, samples: list[StoredSample]) -> None:
+        for sample in samples:
+            self._waiting.append(sample)
+            if len(self._waiting) == self._clips_per_shard:
+                self.close()
+
+    def close(self) -> None:
+        """Writes what waits, if anything does."""
+        if self._waiting:
+            name = f"shard-{len(self.counts):05d}.arrow"
+            write_shard(self._folder / name, self._waiting)
+            self.counts[name] = len(self._waiting)
+            self._waiting.clear()
+
+
 class ShardReader:
     """Random access to the samples of one shard."""
 

@@ -77,12 +77,26 @@ def _encode(
 
 def copy_from(source: Path, target: Path, first_packet: int, shift: int = 0) -> Path:
     """Copies the packets from one on, in the order of decoding, with their timestamps moved by so many ticks."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+
+    def moved(index: int, packet: av.Packet) -> bool:
+        packet.pts += round(shift / TICKS / packet.time_base)
+        packet.dts += round(shift / TICKS / packet.time_base)
+        return index >= first_packet
+
+    return remux(source, target, {}, moved)
+
+
+def remux(
+    source: Path,
+    target: Path,
+    options: Mapping[str, str],
+    keep: Callable[[int, av.Packet], bool] = lambda index, packet: True,
+) -> Path:
+    """Copies the packets that `keep`, which may change them, takes; nothing is encoded again."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options=dict(options)) as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for index, packet in enumerate(old.demux(video=0)):
-            if packet.size and index >= first_packet:
-                packet.pts += round(shift / TICKS / packet.time_base)
-                packet.dts += round(shift / TICKS / packet.time_base)
+            if packet.size and keep(index, packet):
                 packet.stream = stream
                 new.mux(packet)
     return target
@@ -90,14 +104,7 @@ def copy_from(source: Path, target: Path, first_packet: int, shift: int = 0) -> 
 
 def with_index_in_front(source: Path) -> Path:
     """As files for the web have it: what is cut off at the end still opens."""
-    target = source.with_stem(f"{source.stem}_fast")
-    with av.open(str(source)) as old, av.open(str(target), "w", options={"movflags": "+faststart"}) as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
-    return target
+    return remux(source, source.with_stem(f"{source.stem}_fast"), {"movflags": "+faststart"})
 
 
 B_FRAMES = {"bf": "3", "g": "12", "x264-params": "b-adapt=0:scenecut=0"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_files import B_FRAMES, EVEN, FILES, OPEN_GOP, copy_from, with_index_in_front, write_video
+from video_files import B_FRAMES, EVEN, FILES, OPEN_GOP, copy_from, remux, with_index_in_front, write_video
 
 from data.probe import VideoError, probe
 from video_dit.config import DataConfig
@@ -55,13 +55,7 @@ def test_files_of_other_kinds(tmp_path: Path, name: str, expected: dict[str, obj
 
 def test_a_file_that_says_nothing_of_its_length_is_counted(tmp_path: Path) -> None:
     raw = write_video(tmp_path / "raw.nut", options=B_FRAMES)
-    live = tmp_path / "live.mkv"  # as a recording that was never finished
-    with av.open(str(raw)) as old, av.open(str(live), "w", options={"live": "1"}) as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
+    live = remux(raw, tmp_path / "live.mkv", {"live": "1"})  # as a recording that was never finished
     info = probe(live, LIMITS)
     assert info.num_frames == 48
     assert info.duration == pytest.approx(2, abs=0.05)

@@ -201,16 +201,17 @@ class VideoPipeline:
             last_image=last_image is not None,
             video_frames=0 if video is None else video.shape[-4],
         )
-        nothing = torch.empty(len(prompts), 0, plan.window.height, plan.window.width, 3, dtype=torch.uint8)
-        beginning = end = nothing
-        if video is not None:
-            beginning = checked_frames(video, plan.window, "video", len(prompts))
-        elif image is not None:
-            still = checked_frames(image.unsqueeze(-4), plan.window, "image", len(prompts))
-            beginning = still.repeat(1, plan.num_known, 1, 1, 1)
-        if last_image is not None:
-            still = checked_frames(last_image.unsqueeze(-4), plan.window, "last_image", len(prompts))
-            end = still.repeat(1, plan.num_last, 1, 1, 1)
+
+        def frames(what: str, given: Tensor | None, repeats: int = 1) -> Tensor:
+            """uint8 [B, F, H, W, 3], with no frames where nothing is given."""
+            if given is None:
+                return torch.empty(len(prompts), 0, plan.window.height, plan.window.width, 3, dtype=torch.uint8)
+            return checked_frames(given, plan.window, what, len(prompts)).repeat(1, repeats, 1, 1, 1)
+
+        first = image if image is None else image.unsqueeze(-4)
+        last = last_image if last_image is None else last_image.unsqueeze(-4)
+        beginning = frames("image", first, plan.num_known) if video is None else frames("video", video)
+        end = frames("last_image", last, plan.num_last)
         self.encode_prompts([*prompts, *negatives])
 
         clips = []

@@ -11,7 +11,7 @@ from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import resume, save_checkpoint
 from video_dit.training.engine import Engine, micro_batch_size
-from video_dit.training.loss import LossFunction, means_by_bin
+from video_dit.training.loss import BatchLoss, LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
 from video_dit.training.schedule import ema_decay, learning_rate_factor
 from video_dit.training.validation import validation_loss
@@ -67,15 +67,10 @@ def train(
     for step in range(first_step, training.steps):
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
-        micro_losses = []
-        for _ in range(engine.micro_batches_per_step):
-            batch = stopwatch.waiting(batches)
-            loss, by_bin = loss_function(engine.model, batch)
-            engine.backward(loss)
-            micro_losses.append(loss.detach())
-            by_bins.append(by_bin)
+        loss, by_bin = _optimizer_step(engine, loss_function, batches, stopwatch)
         averages.update(engine.shards(), ema_decay(step, training))
-        losses.append(torch.stack(micro_losses).mean())
+        losses.append(loss)
+        by_bins.append(by_bin)
 
         done = step + 1
         checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps
@@ -98,3 +93,16 @@ def train(
     if progress is not None:
         progress.close()
         print(f"averaged weights: {run.averaged_weights()}")
+
+
+def _optimizer_step(
+    engine: Engine, loss_function: LossFunction, batches: Iterator[Batch], stopwatch: Stopwatch
+) -> BatchLoss:
+    """One step over this rank's micro-batches; their mean loss, and all of it by t."""
+    parts = []
+    for _ in range(engine.micro_batches_per_step):
+        loss, by_bin = loss_function(engine.model, stopwatch.waiting(batches))
+        engine.backward(loss)
+        parts.append((loss.detach(), by_bin))
+    means, by_bins = zip(*parts, strict=True)
+    return BatchLoss(torch.stack(means).mean(), torch.stack(by_bins).sum(0))
