@@ -1,51 +1,23 @@
 """Sources as they really are: each bad input gives a reason, and nothing else is lost."""
 
 import codecs
-import io
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from discovered import reasons, texts
 
 from data.captions import CLEANED, NOT_JSON, TOO_LONG, UNREADABLE, clean
-from data.manifest import Dropped, Video, discover
-from data.probe import VideoError
+from data.manifest import Dropped, discover
 from data.storage import as_file
 from video_dit.config import ConfigError, DataConfig, load_config
 from video_dit.errors import UserError
-
-
-def texts(videos: list[Video]) -> dict[str, list[tuple[str, float]]]:
-    return {video.id: [tuple(caption) for caption in video.captions] for video in videos}
-
-
-def reasons(dropped: list[Dropped]) -> dict[str, str]:
-    return {entry.id: entry.reason for entry in dropped}
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-@pytest.fixture
-def memory() -> Iterator[fsspec.AbstractFileSystem]:
-    fs = fsspec.filesystem("memory")
-    yield fs
-    fs.rm("/", recursive=True)
-
 
 # Paths
 
@@ -358,157 +330,3 @@ def test_names_made_of_columns_and_rows_that_hold_lists(tmp_path: Path) -> None:
 def test_columns_that_make_no_sense_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override])
-
-
-# Tars
-
-
-MEMBERS = {
-    "0001.mp4": b"first", "0001.json": b'{"caption": "one"}',
-    "0003.txt": b"three", "0003.mp4": b"third",
-    "0002.mp4": b"second", "0002.cls": b"7",
-    "sub/v1.2.mp4": b"dots", "sub/v1.2.txt": b"own", "sub/v1.txt": b"shared",
-    "sub/v1.3.mp4": b"more dots",
-    "0004.json": b'{"status": "failed"}',
-}  # fmt: skip
-
-
-def test_members_of_a_tar_are_grouped_by_key(tmp_path: Path) -> None:
-    write_tar(tmp_path / "00000.tar", MEMBERS)
-    for source in (tmp_path, tmp_path / "00000.tar"):
-        videos, dropped = discover(source, DataConfig())
-        assert texts(videos) == {
-            "00000.tar/0001.mp4": [("one", 1.0)],
-            "00000.tar/0002.mp4": [],
-            "00000.tar/0003.mp4": [("three", 1.0)],
-            "00000.tar/sub/v1.2.mp4": [("own", 1.0)],
-            "00000.tar/sub/v1.3.mp4": [("shared", 1.0)],
-        }
-        assert reasons(dropped) == {"00000.tar/0004": "has no video among its files in the tar, only .json"}
-        for video in videos:
-            with as_file(video.place) as path:
-                assert path.read_bytes() == MEMBERS[video.id.removeprefix("00000.tar/")]
-            assert not path.exists()
-
-
-def test_members_that_are_no_files_or_come_twice(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", {"a.mp4": b"1", "../../escape.mp4": b"2"})
-    with tarfile.open(path, "a") as tar:
-        link = tarfile.TarInfo("link.mp4")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-        again = tarfile.TarInfo("a.mp4")
-        tar.addfile(again)
-    videos, dropped = discover(path, DataConfig())
-    assert [video.id for video in videos] == ["x.tar/../../escape.mp4", "x.tar/a.mp4"]
-    assert reasons(dropped) == {
-        "x.tar/link.mp4": "is a link, a device or a sparse file in a tar",
-        "x.tar/a.mp4": "listed twice",
-    }
-    assert sorted(tmp_path.parent.parent.glob("escape.mp4")) == []
-
-
-@pytest.mark.parametrize("keep", [600, 1024, 1100, 2048, 2560])
-def test_a_tar_that_is_cut_short_keeps_what_is_whole(tmp_path: Path, keep: int) -> None:
-    """Each member is a block of header and one of content; two blocks of zeros end a tar."""
-    path = write_tar(tmp_path / "x.tar", {"a.mp4": b"a" * 512, "b.mp4": b"b" * 512})
-    path.write_bytes(path.read_bytes()[:keep])
-    videos, dropped = discover(path, DataConfig())
-    is_whole = [name for name, end in (("x.tar/a.mp4", 1024), ("x.tar/b.mp4", 2048)) if keep >= end]
-    assert [video.id for video in videos] == is_whole
-    if keep < 2560:
-        assert "x.tar" in reasons(dropped)
-    if keep == 600:
-        assert reasons(dropped)["x.tar/a.mp4"] == "is cut short, as the tar is"
-    assert bool(dropped) == (keep < 2560)
-
-
-def test_damage_inside_a_tar_and_what_is_no_tar(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", {"a.mp4": b"a" * 512, "b.mp4": b"b" * 512})
-    content = bytearray(path.read_bytes())
-    content[1024:1124] = b"\xff" * 100  # the second header
-    path.write_bytes(content)
-    (tmp_path / "text.tar").write_text("no tar at all " * 100)
-    (tmp_path / "empty.tar").touch()
-    with tarfile.open(tmp_path / "zipped.tar", "w:gz") as tar:
-        tar.add(path, "a.mp4")
-    videos, dropped = discover(tmp_path, DataConfig())
-    assert [video.id for video in videos] == ["x.tar/a.mp4"]
-    assert reasons(dropped)["x.tar"] == "is damaged, or cut short, after 1 files"
-    assert all(reasons(dropped)[name].startswith("is no tar: ") for name in ("text.tar", "empty.tar", "zipped.tar"))
-
-
-def test_a_tar_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tar(tmp_path / "x.tar", {f"{k}.mp4": bytes(1 << 20) for k in range(4)})
-    read = 0
-
-    class Counting(io.FileIO):
-        def read(self, size: int = -1) -> bytes:  # type: ignore[override]
-            nonlocal read
-            content = super().read(size)
-            read += len(content)
-            return content
-
-    monkeypatch.setattr("data.tars.open_place", lambda location: Counting(location))
-    assert len(discover(tmp_path, DataConfig())[0]) == 4
-    assert read < 10_000
-
-
-# URLs
-
-
-def test_a_bucket_is_read_as_a_folder_is(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    files = {"a.mp4": b"first", "a.txt": b"one", "deep/b c.mp4": b"second", "deep/notes.md": b""}
-    write_tar(tmp_path / "0.tar", {"k.mp4": b"in a tar", "k.txt": b"three"})
-    files["0.tar"] = (tmp_path / "0.tar").read_bytes()
-    for name, content in files.items():
-        memory.pipe(f"/bucket/set/{name}", content)
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    videos, dropped = discover("memory://bucket/set", DataConfig())
-    assert (texts(videos), dropped) == (texts(discover(tmp_path, DataConfig())[0]), [])
-    assert len(videos) == 3
-    contents = []
-    for video in videos:
-        with as_file(video.place) as path:
-            contents.append(path.read_bytes())
-    assert contents == [b"in a tar", b"first", b"second"]
-
-
-@pytest.mark.parametrize("folder", ["bucket/set/", "bucket/"])
-def test_a_manifest_in_a_bucket_stays_in_its_folder(memory: fsspec.AbstractFileSystem, folder: str) -> None:
-    memory.pipe("/elsewhere/secret.mp4", b"secret")
-    memory.pipe(f"/{folder}v/a.mp4", b"fine")
-    names = ["v/a.mp4", "v", "../secret.mp4", "/etc/passwd", "memory://elsewhere/secret.mp4", "gone.mp4"]
-    names.append(f"memory://{folder}v/a.mp4")
-    rows = "".join(json.dumps({"path": name, "caption": "x"}) + "\n" for name in names)
-    memory.pipe(f"/{folder}manifest.jsonl", rows.encode())
-    videos, dropped = discover(f"memory://{folder}manifest.jsonl", DataConfig())
-    assert [video.id for video in videos] == ["v/a.mp4"]
-    found = reasons(dropped)
-    assert found.pop("v") == "is a folder, not a file"
-    assert found.pop("gone.mp4") == "no such file"
-    assert found.pop("v/a.mp4") == "listed twice"
-    assert all(reason.startswith("is outside the source") for reason in found.values())
-    assert len(found) == 3
-    assert len(discover(f"memory://{folder}manifest.jsonl", DataConfig(allow_outside=True))[0]) == 2
-
-
-def test_urls_that_nothing_reads_and_manifests_that_are_not_there(memory: fsspec.AbstractFileSystem) -> None:
-    with pytest.raises(UserError, match=r"nonsense://a cannot be read.*install the package"):
-        discover("nonsense://a", DataConfig())
-    with pytest.raises(UserError, match=r"memory://b/gone.csv cannot be read"):
-        discover("memory://b/gone.csv", DataConfig())
-    with pytest.raises(UserError, match="holds no video"):
-        discover("memory://b", DataConfig())
-
-
-def test_bytes_that_are_gone_when_they_are_wanted_cost_their_video(memory: fsspec.AbstractFileSystem) -> None:
-    memory.pipe("/b/a.mp4", b"12345")
-    ((video,), _) = discover("memory://b", DataConfig())
-    memory.pipe("/b/a.mp4", b"123")
-    with pytest.raises(VideoError, match="2 of its 5 bytes are missing"), as_file(video.place):
-        pass
-    memory.rm("/b/a.mp4")
-    with pytest.raises(VideoError, match="cannot be opened"), as_file(video.place):
-        pass
