@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("prompts", nargs="*", help="what to show")
     parser.add_argument("--run", type=Path, help="run folder, made by scripts/train.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the clips; nothing in it is overwritten")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the clips; see --overwrite")
     parser.add_argument("--prompts-file", type=Path, help="more prompts, after those given here; see below")
     parser.add_argument("--again", type=Path, metavar="JSON", help="make a clip again, from the JSON file beside it")
 

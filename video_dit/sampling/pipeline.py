@@ -244,10 +244,8 @@ class VideoPipeline:
     def encode_prompts(self, prompts: Sequence[str]) -> None:
         """Encodes prompts before they are asked for, and moves the text encoder to CPU memory again.
 
-        A pretrained one has the device to itself meanwhile.
-
-        Each is encoded by itself, so that it does not depend on others; remembered are those of the last call that had
-        something new. Warns where a prompt is cut.
+        A pretrained one has the device to itself meanwhile. Each prompt is encoded by itself, and so does not depend on
+        others; remembered are those of the last call that had something new. Warns where a prompt is cut.
         """
         if all(prompt in self._texts for prompt in prompts):
             return
