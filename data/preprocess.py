@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from data.captions import Caption
-from data.manifest import Dropped, Video, discover
 from data.probe import VideoError, probe
 from data.shards import DatasetInfo, ShardWriter, StoredSample, write_shard
+from data.sources.captions import Caption
+from data.sources.discovery import Dropped, Video, discover
 from data.storage import as_file
 from data.video import Window, read_windows
 from video_dit.config import Config

@@ -4,7 +4,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from data.manifest import Dropped, Video
+from data.sources.discovery import Dropped, Video
 
 
 def texts(videos: list[Video]) -> dict[str, list[tuple[str, float]]]:

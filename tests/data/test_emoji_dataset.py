@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data.emoji_dataset import SKIN_TONES, Emoji, fetch, make_clips, read_emoji, to_frames
-from data.manifest import discover
+from data.sources.discovery import discover
 from video_dit.config import DataConfig
 from video_dit.errors import UserError
 

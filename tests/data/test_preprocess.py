@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.captions import CLEANED
 from data.dataset import ClipDataset
 from data.preprocess import Report, preprocess
 from data.shards import DatasetInfo, ShardReader
+from data.sources.captions import CLEANED
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
 from video_dit.encoders import build_autoencoder, build_text_encoder

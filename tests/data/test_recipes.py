@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.manifest import discover
+from data.sources.discovery import discover
 from video_dit.config import load_config
 
 RECIPES = Path(__file__).parents[2] / "configs/preprocess"

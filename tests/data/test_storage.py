@@ -8,8 +8,8 @@ import fsspec
 import pytest
 from discovered import reasons, texts, write_tar
 
-from data.manifest import discover
 from data.probe import VideoError
+from data.sources.discovery import discover
 from data.storage import as_file
 from video_dit.config import DataConfig
 from video_dit.errors import UserError

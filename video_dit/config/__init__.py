@@ -4,6 +4,7 @@ from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataCo
 from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
 from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
 from video_dit.config.model import ModelConfig
+from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
 from video_dit.config.schema import Config
 from video_dit.config.table import Precision
 from video_dit.config.training import TrainingConfig
@@ -11,16 +12,20 @@ from video_dit.config.training import TrainingConfig
 __all__ = [
     "AUTOENCODER_STRIDES",
     "AutoencoderConfig",
+    "BucketsConfig",
+    "CaptionerConfig",
     "Config",
     "ConfigError",
     "DataConfig",
     "DiffusionConfig",
+    "FiltersConfig",
     "GuidanceMethod",
     "Limits",
     "ModelConfig",
     "Precision",
     "Prediction",
     "SamplingConfig",
+    "ShotsConfig",
     "Solver",
     "TextEncoderConfig",
     "TrainingConfig",

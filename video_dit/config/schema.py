@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, TextEncoderConfig
 from video_dit.config.diffusion import DiffusionConfig, SamplingConfig
 from video_dit.config.model import ModelConfig
+from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
 from video_dit.config.table import CountOrZero, Table
 from video_dit.config.training import TrainingConfig
 from video_dit.errors import UserError
@@ -14,10 +15,14 @@ from video_dit.shapes import token_grid
 
 
 class Config(Table):
-    """A whole run. `data`, `autoencoder` and `text_encoder` are what the shards were made with."""
+    """A whole run. The tables from `data` to `text_encoder` are what shards are made with."""
 
     seed: CountOrZero = Field(0, description="of the weights, the data order and every draw")
     data: DataConfig = DataConfig()
+    shots: ShotsConfig = ShotsConfig()
+    filters: FiltersConfig = FiltersConfig()
+    captioner: CaptionerConfig = CaptionerConfig()
+    buckets: BucketsConfig = BucketsConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     model: ModelConfig = ModelConfig()

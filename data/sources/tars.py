@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from data.captions import MAX_SIDECAR_BYTES
+from data.sources.captions import MAX_SIDECAR_BYTES
 from data.storage import MissingError, Place, UnusableError, open_place
 
 BLOCK = tarfile.BLOCKSIZE

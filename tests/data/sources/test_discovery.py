@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 from discovered import reasons, texts
 
-from data.captions import CLEANED, NOT_JSON, TOO_LONG, UNREADABLE, clean
-from data.manifest import Dropped, discover
+from data.sources.captions import CLEANED, NOT_JSON, TOO_LONG, UNREADABLE, clean
+from data.sources.discovery import Dropped, discover
 from data.storage import as_file
 from video_dit.config import ConfigError, DataConfig, load_config
 from video_dit.errors import UserError

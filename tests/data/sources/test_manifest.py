@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from data.manifest import Dropped, Video, discover
+from data.sources.discovery import Dropped, Video, discover
 from video_dit.config import DataConfig
 from video_dit.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from discovered import reasons, texts, write_tar
 
-from data.manifest import discover
+from data.sources.discovery import discover
 from data.storage import as_file
 from video_dit.config import DataConfig
 
@@ -97,6 +97,6 @@ def test_a_tar_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read += len(content)
             return content
 
-    monkeypatch.setattr("data.tars.open_place", lambda location: Counting(location))
+    monkeypatch.setattr("data.sources.tars.open_place", lambda location: Counting(location))
     assert len(discover(tmp_path, DataConfig())[0]) == 4
     assert read < 10_000

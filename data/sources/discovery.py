@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.captions import MAX_SIDECAR_BYTES, Caption, Captions, captions_beside, captions_in
-from data.rows import MANIFEST_SUFFIXES, FormatError, Row, RowError, clips_of, name_of, read_rows
+from data.sources.captions import MAX_SIDECAR_BYTES, Caption, Captions, captions_beside, captions_in
+from data.sources.rows import MANIFEST_SUFFIXES, FormatError, Row, RowError, clips_of, name_of, read_rows
+from data.sources.tars import Tar, key_of, read_tar
 from data.storage import IS_FOLDER, MissingError, Place, Storage, UnusableError, is_url, open_place, storage_of
-from data.tars import Tar, key_of, read_tar
 from video_dit.config import DataConfig
 from video_dit.errors import UserError
 
