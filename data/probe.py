@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -72,6 +72,18 @@ class VideoInfo(NamedTuple):
     def lateness(self) -> float:
         """How much later than its time a frame's timestamp may be, because it is a whole tick."""
         return min(float(self.tick), 0.001) + MICROSECOND
+
+    def to_json(self) -> dict[str, Any]:
+        values = self._asdict()
+        return {**values, "tick": str(self.tick), "sample_aspect_ratio": str(self.sample_aspect_ratio)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "VideoInfo":
+        """What `to_json` gave, after JSON has made lists of its tuples."""
+        tuples = {name: tuple(values[name]) for name in ("coded_size", "size")}
+        fractions = {name: Fraction(values[name]) for name in ("tick", "sample_aspect_ratio")}
+        streams = tuple(Stream(*stream) for stream in values["streams"])
+        return cls(**{**values, **tuples, **fractions, "streams": streams})
 
 
 def probe(path: Path, limits: Limits) -> VideoInfo:

@@ -17,11 +17,15 @@ from video_dit.errors import UserError
 
 
 class Place(NamedTuple):
-    """Bytes that can be opened: a path or a URL, how many bytes, and where they begin, None for a whole file."""
+    """Bytes that can be opened: a path or a URL, how many bytes, and where they begin, None for a whole file.
+
+    `version` changes when somebody writes the file, where the storage says so.
+    """
 
     location: str
     size: int
     offset: int | None = None
+    version: str = ""
 
 
 class UnusableError(UserError):
@@ -105,7 +109,7 @@ class LocalStorage:
             raise UnusableError(IS_FOLDER)
         if not stat.S_ISREG(found.st_mode):
             raise UnusableError("is not a regular file")
-        return Place(path, found.st_size)
+        return Place(path, found.st_size, version=str(found.st_mtime_ns))
 
 
 class RemoteStorage:
@@ -118,12 +122,12 @@ class RemoteStorage:
         self._allow_outside = allow_outside
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
+    def _files(self) -> dict[str, Any]:
         found = self._fs.find(self._path, detail=True)
-        return {name.removeprefix(self._path).lstrip("/"): int(info["size"] or 0) for name, info in found.items()}
+        return {name.removeprefix(self._path).lstrip("/"): info for name, info in found.items()}
 
     def names(self) -> Iterator[tuple[str, str | None]]:
-        return ((name, None) for name in sorted(self._sizes))
+        return ((name, None) for name in sorted(self._files))
 
     def id_of(self, name: str) -> str:
         name = name.removeprefix(self._prefix)
@@ -135,10 +139,10 @@ class RemoteStorage:
             return _place_of_url(name, self._allow_outside)
         if posixpath.isabs(name) or name.split("/")[0] == "..":
             raise UnusableError("is outside the source, where a URL would have to name it")
-        if name not in self._sizes:
-            is_folder = any(other.startswith(f"{name}/") for other in self._sizes)
+        if name not in self._files:
+            is_folder = any(other.startswith(f"{name}/") for other in self._files)
             raise (UnusableError(IS_FOLDER) if is_folder else MissingError("no such file"))
-        return Place(self._fs.unstrip_protocol(posixpath.join(self._path, name)), self._sizes[name])
+        return _place_of(self._fs.unstrip_protocol(posixpath.join(self._path, name)), self._files[name])
 
 
 _FOLDER_LINK = "is a link to a folder, which is not followed"
@@ -219,4 +223,10 @@ def _place_of_url(url: str, allowed: bool) -> Place:
         raise UnusableError(f"cannot be read: {error}") from error
     if info["type"] != "file":
         raise UnusableError(IS_FOLDER)
-    return Place(url, int(info["size"] or 0))
+    return _place_of(url, info)
+
+
+def _place_of(url: str, info: Any) -> Place:
+    """By what fsspec says of it; object stores name the version by a tag of its content."""
+    version = next((str(info[key]) for key in ("ETag", "etag", "LastModified", "mtime", "created") if key in info), "")
+    return Place(url, int(info["size"] or 0), version=version)

@@ -89,4 +89,4 @@ def _place(tar: Place, info: tarfile.TarInfo) -> Place | UnusableError:
         return UnusableError("is a link, a device or a sparse file in a tar")
     if info.offset_data + info.size > tar.size:
         return UnusableError("is cut short, as the tar is")
-    return Place(tar.location, info.size, info.offset_data)
+    return Place(tar.location, info.size, info.offset_data, tar.version)

@@ -72,6 +72,8 @@ class FiltersConfig(Table):
             for name in getattr(self, key):
                 if name not in self.scorers:
                     raise UserError(f"filters.{key} names {name!r}, and filters.scorers does not: say what computes it")
+        if taken := {"brightness", "change", "bars", "motion", "sharpness", "difference"} & self.scorers.keys():
+            raise UserError(f"filters.scorers.{min(taken)} has the name of a score that is always there: take another")
         for name, function in self.scorers.items():
             if function.count(":") != 1:
                 raise UserError(f"filters.scorers.{name} is {function!r}: write it as 'package.module:function'")

@@ -1,0 +1,141 @@
+"""Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed
+
+from data.engine.engine import known_results
+from data.engine.guard import WatchingGuard
+from data.engine.units import Unit
+from data.output import OutputFolder
+from video_dit.errors import UserError
+
+ALLOWED_FAILURES = 10_000
+"""Deaths of workers that a unit may see; the guard counts them by item and gives up on an item much sooner."""
+
+SATURATION = 1.0
+"""Units that a worker holds for each of its threads: no more, as what it holds is lost with it."""
+
+AHEAD = 4
+"""Units that are handed to the scheduler for each worker, and at least `MIN_AHEAD` of them."""
+
+MIN_AHEAD = 64
+
+START_SECONDS = 60
+"""For the first worker of a cluster to be there."""
+
+
+class DaskEngine:
+    """
+    Args:
+        client: of a scheduler whose workers have one thread each.
+        time_limit: seconds for one item of a unit, such as a video.
+    """
+
+    def __init__(self, client: Client, time_limit: float) -> None:
+        self._client, self._time_limit = client, time_limit
+        self._run = uuid.uuid4().hex
+
+    def run(self, units: Sequence[Unit], results: OutputFolder) -> Iterator[tuple[int, bytes]]:
+        waiting = []
+        for index, result in known_results(units, results):
+            if result is None:
+                waiting.append(index)
+            else:
+                yield index, result
+        waiting.reverse()
+        indices: dict[str, int] = {}
+        running = as_completed(with_results=True, raise_errors=False)
+        try:
+            while waiting or not running.is_empty():
+                while waiting and running.count() < max(MIN_AHEAD, AHEAD * len(self._client.ncores())):
+                    unit = units[waiting[-1]]
+                    future = self._client.submit(
+                        run_unit, unit, results, self._run, self._time_limit, key=f"{unit.stage}-{unit.key}"
+                    )
+                    indices[future.key] = waiting.pop()
+                    running.add(future)
+                future, result = next(running)
+                if future.status != "finished":
+                    raise result[1].with_traceback(result[2])
+                yield indices.pop(future.key), result
+        finally:
+            running.clear()
+
+
+def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> bytes:
+    """In a worker. Another one may have finished the unit in the meantime, and been lost before it said so."""
+    result = results.read(unit.path)
+    if result is None:
+        guard = WatchingGuard(results, unit.path, run, time_limit)
+        result = unit.work(guard)
+        results.write(unit.path, result)
+        guard.close()
+    return result
+
+
+@contextmanager
+def local_engine(num_workers: int, time_limit: float) -> Iterator[DaskEngine]:
+    """As many processes of this machine, with one thread each, so that their number changes no rounding."""
+    settings = {
+        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+        "distributed.scheduler.worker-saturation": SATURATION,
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_COUNTS, "1"),
+        "distributed.admin.log-format": "%(message)s",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=num_workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+            silence_logs="CRITICAL",
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield DaskEngine(client, time_limit)
+
+
+_THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def cluster_engine(address: str, time_limit: float) -> Iterator[DaskEngine]:
+    """The workers of a scheduler that runs already.
+
+    Raises:
+        UserError: it cannot be reached, has no workers, or workers with more than one thread.
+    """
+    try:
+        client = Client(address, timeout=START_SECONDS)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--scheduler {address} cannot be reached: start one with 'dask scheduler', and name the address that it "
+            "prints, such as tcp://HOST:8786"
+        ) from error
+    with client:
+        _check_workers(client, address)
+        client.run_on_scheduler(_forgive_deaths)
+        yield DaskEngine(client, time_limit)
+
+
+def _check_workers(client: Client, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=START_SECONDS)
+    except TimeoutError as error:
+        raise UserError(
+            f"--scheduler {address} has no workers: start some with 'dask worker {address} --nthreads 1 --nworkers auto'"
+        ) from error
+    threaded = [worker for worker, threads in client.nthreads().items() if threads > 1]
+    if threaded:
+        raise UserError(
+            f"--scheduler {address} has workers with several threads ({threaded[0]}): start them with --nthreads 1, as "
+            "a video that hangs ends its whole process"
+        )
+
+
+def _forgive_deaths(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = ALLOWED_FAILURES
+    dask_scheduler.WORKER_SATURATION = SATURATION

@@ -1,0 +1,122 @@
+"""Watches over a unit's items, so that one which hangs or crashes its process costs itself alone."""
+
+import faulthandler
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from data.output import OutputFolder
+from video_dit.errors import UserError
+
+MAX_DEATHS = 3
+"""Processes that an item may take with it. Each may have been killed by somebody else, and is forgiven before that."""
+
+GRACE = 10.0
+"""Seconds after which a process that could not even say what hung is ended from outside Python."""
+
+
+class ItemError(UserError):
+    """An item that hung, or crashed the processes that worked on it; the message says which."""
+
+
+class Guard:
+    """Lets everything pass, and watches nothing: for work in this process."""
+
+    @contextmanager
+    def item(self, name: str, seconds: float = 0.0) -> Iterator[None]:
+        """Around the work on one item.
+
+        Args:
+            name: of the item, in the unit.
+            seconds: that it may take, besides the limit for all.
+
+        Raises:
+            ItemError: earlier attempts at this unit hung in it or crashed in it.
+        """
+        yield
+
+
+@dataclass
+class _Attempts:
+    """What became of the earlier attempts at a unit: who works on it now is the last one's `current`."""
+
+    run: str
+    current: str | None = None
+    deaths: dict[str, int] = field(default_factory=dict)
+    hung: dict[str, str] = field(default_factory=dict)
+
+
+class WatchingGuard(Guard):
+    """Ends the process when an item takes too long; whoever tries the unit again then passes over the item.
+
+    Which item is worked on is written down first, so that after a crash it is known as well.
+
+    Args:
+        folder: for what is written down.
+        name: of the unit.
+        run: of the program; what an earlier run wrote down does not count, as it may have been killed.
+        time_limit: seconds for each item.
+
+    Raises:
+        UserError: processes died outside of any item, again and again.
+    """
+
+    def __init__(self, folder: OutputFolder, name: str, run: str, time_limit: float) -> None:
+        self._folder, self._path, self._time_limit = folder, f"attempts/{name.rpartition('/')[2]}", time_limit
+        written = folder.read(self._path)
+        self._attempts = _Attempts(**json.loads(written)) if written else _Attempts(run)
+        if self._attempts.run != run:
+            self._attempts = _Attempts(run)
+        if written and self._attempts.current is not None:
+            self._count_death(self._attempts.current)
+        if self._attempts.deaths.get(_NO_ITEM, 0) >= MAX_DEATHS:
+            raise UserError(
+                f"{MAX_DEATHS} processes died one after another at {name}, and at no video: there may be too little "
+                "memory for so many: give --workers fewer"
+            )
+        self._enter(_NO_ITEM)
+
+    @contextmanager
+    def item(self, name: str, seconds: float = 0.0) -> Iterator[None]:
+        if name in self._attempts.hung:
+            raise ItemError(self._attempts.hung[name])
+        if self._attempts.deaths.get(name, 0) >= MAX_DEATHS:
+            raise ItemError(f"crashes the process that works on it (tried {MAX_DEATHS} times)")
+        limit = self._time_limit + seconds
+        self._enter(name)
+        timer = threading.Timer(limit, self._end_process, (name, limit))
+        timer.daemon = True
+        timer.start()
+        faulthandler.dump_traceback_later(limit + GRACE, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            timer.cancel()
+            self._enter(_NO_ITEM)
+
+    def close(self) -> None:
+        """When the unit is done."""
+        self._folder.delete(self._path)
+
+    def _end_process(self, name: str, limit: float) -> None:
+        self._attempts.hung[name] = f"took longer than {limit:.0f} seconds, which --time-limit allows"
+        self._attempts.current = None
+        self._write()
+        os._exit(1)
+
+    def _count_death(self, name: str) -> None:
+        self._attempts.deaths[name] = self._attempts.deaths.get(name, 0) + 1
+
+    def _enter(self, name: str) -> None:
+        self._attempts.current = name
+        self._write()
+
+    def _write(self) -> None:
+        self._folder.write(self._path, json.dumps(asdict(self._attempts)).encode(), synced=False)
+
+
+_NO_ITEM = ""

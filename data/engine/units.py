@@ -1,0 +1,40 @@
+"""What an engine runs."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data.engine.guard import Guard
+
+RESULTS_VERSION = 1
+"""Part of each key: results of other versions are made again."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work that depends on no other of its stage, and gives the same whenever it is repeated.
+
+    stage: what is done, a word.
+    key: names what the result depends on; see `unit_key`.
+    work: does it, in any process, and gives the result. It goes through its items, such as videos, under the guard.
+    """
+
+    stage: str
+    key: str
+    work: Callable[[Guard], bytes]
+
+    @property
+    def path(self) -> str:
+        """Of the result, in the folder of results."""
+        return f"{self.stage}/{self.key[:2]}/{self.key}"
+
+
+def unit_key(stage: str, *parts: object) -> str:
+    """
+    Args:
+        stage: the unit's.
+        parts: all that the result depends on, as JSON can hold it.
+    """
+    text = json.dumps([RESULTS_VERSION, stage, *parts], sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,130 @@
+"""Folders that results are written to, on this machine or behind a URL; a file in them is whole or not there."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.storage import is_url, open_url
+
+_UNFINISHED = ".tmp"
+
+
+class OutputFolder(Protocol):
+    """Names are relative to the folder, with forward slashes. It can be sent to other processes."""
+
+    def read(self, name: str) -> bytes | None:
+        """What a file holds; None if there is none."""
+        ...
+
+    def write(self, name: str, content: bytes, synced: bool = True) -> None:
+        """Replaces the file: a reader, or a crash, sees the old content or the new and nothing between.
+
+        Unless `synced`, that holds for a crash of the process, but not of the machine.
+        """
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def delete(self, name: str) -> None:
+        """If it is there."""
+        ...
+
+    def names(self) -> list[str]:
+        """The files directly in the folder, in order; without those that somebody is writing."""
+        ...
+
+    def clean(self) -> None:
+        """Removes what a process that was killed was writing; nobody else may be writing."""
+        ...
+
+
+def output_folder(location: str) -> OutputFolder:
+    """
+    Args:
+        location: a path, or a URL that fsspec writes.
+
+    Raises:
+        UserError: nothing is installed that reads such URLs.
+    """
+    return RemoteOutput(location) if is_url(location) else LocalOutput(Path(location))
+
+
+class LocalOutput:
+    """A folder of this machine, or one that all machines have mounted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes, synced: bool = True) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+        with temporary.open("wb") as file:
+            file.write(content)
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def delete(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        return sorted(p.name for p in self.path.iterdir() if p.is_file() and p.suffix != _UNFINISHED)
+
+    def clean(self) -> None:
+        for path in self.path.rglob(f"*{_UNFINISHED}"):
+            path.unlink(missing_ok=True)
+
+
+class RemoteOutput:
+    """A folder behind fsspec. Object stores show an object when all of it is there, so that no renaming is needed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def _open(self, name: str) -> tuple[Any, str]:
+        return open_url(f"{self._url}/{name}")
+
+    def read(self, name: str) -> bytes | None:
+        fs, path = self._open(name)
+        try:
+            return fs.cat_file(path)  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes, synced: bool = True) -> None:  # noqa: ARG002
+        fs, path = self._open(name)
+        fs.pipe_file(path, content)
+
+    def exists(self, name: str) -> bool:
+        fs, path = self._open(name)
+        fs.invalidate_cache()
+        return bool(fs.exists(path))
+
+    def delete(self, name: str) -> None:
+        fs, path = self._open(name)
+        if fs.exists(path):
+            fs.rm_file(path)
+
+    def names(self) -> list[str]:
+        fs, path = open_url(self._url)
+        fs.invalidate_cache()
+        if not fs.exists(path):
+            return []
+        return sorted(info["name"].rpartition("/")[2] for info in fs.ls(path, detail=True) if info["type"] == "file")
+
+    def clean(self) -> None:
+        """Nothing: what was not finished is not there."""
