@@ -11,7 +11,7 @@ from video_dit.errors import UserError
 from video_dit.shapes import Compression, Grid, latent_grid, token_grid
 
 ROUNDING = 1e-6
-"""Of seconds, in counting how many frames they have."""
+"""Of seconds in frames, and of pixels in tokens."""
 
 
 def bucket_name(grid: Grid) -> str:
@@ -22,7 +22,7 @@ def bucket_name(grid: Grid) -> str:
 def make_buckets(config: Config, autoencoder: Compression) -> list[Grid]:
     """Sizes x frame counts x aspect ratios, in pixels, without those beyond the token budget.
 
-    Heights and widths are rounded to whole tokens. With nothing in [buckets], the one clip of [data].
+    Heights and widths are rounded down to whole tokens. With nothing in [buckets], the one clip of [data].
 
     Raises:
         UserError: the autoencoder does not take such clips, or none is within the budget.
@@ -34,7 +34,7 @@ def make_buckets(config: Config, autoencoder: Compression) -> list[Grid]:
         sizes = buckets.sizes or (sqrt(data.height * data.width),)
         aspects = [_aspect(text) for text in buckets.aspects] or [data.width / data.height]
         frames = [
-            (_round(size / sqrt(aspect), steps[0]), _round(size * sqrt(aspect), steps[1]))
+            (_rounded_down(size / sqrt(aspect), steps[0]), _rounded_down(size * sqrt(aspect), steps[1]))
             for size, aspect in product(sizes, aspects)
         ]
     else:
@@ -78,7 +78,7 @@ def choose_bucket(grids: Sequence[Grid], size: Size, seconds: float, config: Con
     kept = {grid for grid in long_enough if grid.height <= height and grid.width <= width}
     if not kept and not config.buckets.upscale:
         side = min(min(grid.height, grid.width) for grid in long_enough)
-        reason = f"{width} x {height}, smaller than every bucket, and buckets.upscale is false"
+        reason = "smaller than every bucket, and buckets.upscale is false"
         return Drop("buckets.upscale", reason, float(min(size)), float(side))
     candidates = long_enough if config.buckets.upscale else [grid for grid in long_enough if grid in kept]
 
@@ -95,5 +95,5 @@ def _aspect(text: str) -> float:
     return int(width) / int(height)
 
 
-def _round(pixels: float, step: int) -> int:
-    return max(1, round(pixels / step)) * step
+def _rounded_down(pixels: float, step: int) -> int:
+    return max(1, int(pixels / step + ROUNDING)) * step

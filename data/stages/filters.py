@@ -11,7 +11,7 @@ class Drop(NamedTuple):
     """Why something was left out.
 
     rule: a key of the config, or a word where nothing of the config decides.
-    reason: the rule's sentence, for this video or clip.
+    reason: in words, the same for all videos and clips that fail alike.
     score, threshold: what was measured and what it had to pass; None where nothing is measured.
     """
 
@@ -32,9 +32,7 @@ class Limit(NamedTuple):
     def check(self, score: float) -> Drop | None:
         if score >= self.threshold if self.is_least else score <= self.threshold:
             return None
-        side = "below" if self.is_least else "above"
-        reason = f"{self.measured} is {score:.4g}, {side} {self.rule} = {self.threshold:g}"
-        return Drop(self.rule, reason, score, self.threshold)
+        return Drop(self.rule, f"{self.measured} {'below' if self.is_least else 'above'} it", score, self.threshold)
 
 
 _OF_VIDEOS = {"seconds": "seconds", "side": "shorter side", "aspect": "width / height"}

@@ -1,0 +1,99 @@
+"""Units survive what their items do to the processes that work on them."""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data.engine import Guard, InProcess, ItemError, Unit, local_engine, unit_key
+from data.engine.guard import MAX_DEATHS, WatchingGuard
+from data.output import LocalOutput
+from video_dit.errors import UserError
+
+NUM_ITEMS = 3
+
+
+def work(number: int, guard: Guard) -> bytes:
+    """Unit 3 hangs in its second item, unit 5 ends its process there, unit 7 breaks its memory."""
+    done = []
+    for item in range(NUM_ITEMS):
+        try:
+            with guard.item(f"{number}-{item}"):
+                if (number, item) == (3, 1):
+                    threading.Event().wait()
+                if (number, item) == (5, 1):
+                    os._exit(1)
+                if (number, item) == (7, 1):
+                    ctypes.string_at(0)
+                done.append("done")
+        except ItemError as error:
+            done.append(str(error))
+    return json.dumps(done).encode()
+
+
+def fail(guard: Guard) -> bytes:
+    raise UserError("the model is missing")
+
+
+def enter_and_die(folder: Path, item: str, run: str) -> None:
+    with WatchingGuard(LocalOutput(folder), "test/ab/abc", run, 10.0).item(item):
+        os._exit(1)
+
+
+def units(numbers: range) -> list[Unit]:
+    return [Unit("test", unit_key("test", number), partial(work, number)) for number in numbers]
+
+
+@pytest.mark.slow
+def test_what_hangs_or_crashes_costs_its_item_alone(tmp_path: Path) -> None:
+    folder = LocalOutput(tmp_path)
+    with local_engine(num_workers=2, time_limit=2.0) as engine:
+        results = {index: json.loads(result) for index, result in engine.run(units(range(12)), folder)}
+        with pytest.raises(UserError, match="the model is missing"):
+            list(engine.run([Unit("test", unit_key("test", "fail"), fail)], folder))
+    hung = "took longer than 2 seconds, which --time-limit allows"
+    crashed = f"crashes the process that works on it (tried {MAX_DEATHS} times)"
+    expected = {3: ["done", hung, "done"], 5: ["done", crashed, "done"], 7: ["done", crashed, "done"]}
+    assert results == {number: expected.get(number, ["done"] * NUM_ITEMS) for number in range(12)}
+    again = InProcess().run(units(range(12)), folder)  # which would hang if it did anything
+    assert {index: json.loads(result) for index, result in again} == results
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert list((tmp_path / "attempts").iterdir()) == [tmp_path / "attempts" / unit_key("test", "fail")]
+
+
+def test_an_item_is_forgiven_deaths_that_came_from_outside(tmp_path: Path) -> None:
+    """Processes that were killed while they worked on it: as many as may be, and those of an earlier run."""
+
+    def die_in(item: str, run: str) -> None:
+        process = multiprocessing.get_context("fork").Process(target=enter_and_die, args=(tmp_path, item, run))
+        process.start()
+        process.join()
+        assert process.exitcode == 1
+
+    for _ in range(MAX_DEATHS + 1):
+        die_in("a", "first run")
+    for _ in range(MAX_DEATHS - 1):
+        die_in("a", "second run")
+    guard = WatchingGuard(LocalOutput(tmp_path), "test/ab/abc", "second run", 10.0)
+    with guard.item("b"), pytest.raises(ItemError, match="crashes"), guard.item("a"):
+        raise AssertionError
+    guard.close()
+    assert not list((tmp_path / "attempts").iterdir())
+
+
+def test_processes_that_die_at_no_item_end_the_run(tmp_path: Path) -> None:
+    for _ in range(MAX_DEATHS):
+        WatchingGuard(LocalOutput(tmp_path), "test/ab/abc", "run", 10.0)
+    with pytest.raises(UserError, match="too little memory for so many: give --workers fewer"):
+        WatchingGuard(LocalOutput(tmp_path), "test/ab/abc", "run", 10.0)
+
+
+def test_a_key_depends_on_the_stage_and_on_every_part() -> None:
+    keys = [unit_key("a", 1), unit_key("b", 1), unit_key("a", 2), unit_key("a", 1, None), unit_key("a", {"x": 1})]
+    assert len(set(keys)) == len(keys)
+    assert unit_key("a", {"x": 1, "y": (2,)}) == unit_key("a", {"y": [2], "x": 1})

@@ -1,0 +1,51 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from data.output import LocalOutput, OutputFolder, output_folder
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutputFolder]:
+    if request.param == "local":
+        yield output_folder(str(tmp_path / "out"))
+    else:
+        yield output_folder("memory://bucket/out")
+        fsspec.filesystem("memory").rm("/", recursive=True)
+
+
+def test_files_are_written_read_listed_and_deleted(folder: OutputFolder) -> None:
+    assert (folder.names(), folder.read("a"), folder.exists("a")) == ([], None, False)
+    folder.write("b", b"first")
+    folder.write("a", b"one")
+    folder.write("deep/er/c", b"inside")
+    folder.write("b", b"second", synced=False)
+    assert (folder.names(), folder.read("b"), folder.read("deep/er/c")) == (["a", "b"], b"second", b"inside")
+    assert folder.exists("deep/er/c")
+    folder.delete("a")
+    folder.delete("a")
+    assert (folder.names(), folder.exists("a")) == (["b"], False)
+
+
+def test_a_crash_while_writing_leaves_the_old_file_and_rests_that_are_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = LocalOutput(tmp_path)
+    folder.write("deep/a", b"old")
+
+    class CrashError(Exception): ...
+
+    def crash(_: int) -> None:
+        raise CrashError
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(CrashError):
+        folder.write("deep/a", b"new")
+    assert folder.read("deep/a") == b"old"
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    assert LocalOutput(tmp_path / "deep").names() == ["a"]
+    folder.clean()
+    assert len(list((tmp_path / "deep").iterdir())) == 1
