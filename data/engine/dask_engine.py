@@ -126,7 +126,8 @@ def _check_workers(client: Client, address: str) -> None:
         client.wait_for_workers(1, timeout=START_SECONDS)
     except TimeoutError as error:
         raise UserError(
-            f"--scheduler {address} has no workers: start some with 'dask worker {address} --nthreads 1 --nworkers auto'"
+            f"--scheduler {address} has no workers: start some, with 'dask worker {address} --nthreads 1 --nworkers "
+            "auto'"
         ) from error
     threaded = [worker for worker, threads in client.nthreads().items() if threads > 1]
     if threaded:

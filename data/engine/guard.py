@@ -26,7 +26,7 @@ class Guard:
     """Lets everything pass, and watches nothing: for work in this process."""
 
     @contextmanager
-    def item(self, name: str, seconds: float = 0.0) -> Iterator[None]:
+    def item(self, name: str, seconds: float = 0.0) -> Iterator[None]:  # noqa: ARG002
         """Around the work on one item.
 
         Args:

@@ -58,8 +58,8 @@ def make_buckets(config: Config, autoencoder: Compression) -> list[Grid]:
 def choose_bucket(grids: Sequence[Grid], size: Size, seconds: float, config: Config) -> Grid | Drop:
     """The bucket that a clip of this size and length goes into.
 
-    Of those that it is long enough for, the nearest aspect ratio; then the most frames; then the largest size that needs
-    no scaling up, or the smallest if all need it.
+    Of those that it is long enough for, the nearest aspect ratio; then the most frames; then the largest size that
+    needs no scaling up, or the smallest if all need it.
 
     Args:
         grids: at least one.

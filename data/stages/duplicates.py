@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ def find_duplicates(clips: Sequence[tuple[int, ...]], min_difference: float) -> 
     """For each clip, the nearest one before it that is no duplicate itself, if it differs by less.
 
     Two clips whose hashes differ by less than this share on average have a pair of hashes, of frames at the same place,
-    which differ by less too. Hashes that differ in at most k bits agree in one of k + 1 bands of their bits, so only clips
-    that share a band of a frame are compared, and none is missed.
+    which differ by less too. Hashes that differ in at most k bits agree in one of k + 1 bands of their bits, so only
+    clips that share a band of a frame are compared, and none is missed.
 
     Args:
         clips: for each, the 64-bit hashes of its frames; only clips with as many of them are compared.
@@ -32,7 +33,7 @@ def find_duplicates(clips: Sequence[tuple[int, ...]], min_difference: float) -> 
     if most_bits < 0:
         return nearest
     edges = np.linspace(0, HASH_BITS, min(most_bits + 1, HASH_BITS) + 1).astype(int)
-    bands = [(int(start), (1 << int(stop - start)) - 1) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    bands = [(int(start), (1 << int(stop - start)) - 1) for start, stop in pairwise(edges)]
     seen: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
     for index, hashes in enumerate(clips):
         keys = [

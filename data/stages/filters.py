@@ -54,11 +54,12 @@ def clip_limits(config: FiltersConfig) -> list[Limit]:
 
 def scorer_limits(config: FiltersConfig) -> list[Limit]:
     """Those of the user's own scorers."""
+    tables = (("min_scores", config.min_scores, True), ("max_scores", config.max_scores, False))
     return [
         Limit(f"filters.{table}.{name}", name, threshold, is_least)
-        for table, thresholds, is_least in (("min_scores", config.min_scores, True), ("max_scores", config.max_scores, False))
+        for table, thresholds, is_least in tables
         for name, threshold in thresholds.items()
-    ]  # fmt: skip
+    ]
 
 
 def _limits(config: FiltersConfig, measured: Mapping[str, str]) -> Iterator[Limit]:
