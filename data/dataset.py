@@ -17,8 +17,8 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
     """All epochs of a folder of shards, one after another: position p is in epoch p // N.
 
     The order within an epoch is a permutation of the ids that (seed, epoch) alone decide. With each sample comes the
-    seed of its draws; that seed and which of its captions it shows are decided by (seed, epoch, id) alone. So none of
-    these depends on the ranks, the shards or what was read before.
+    seed of its draws; that seed, which of its captions it shows and its latents, where the autoencoder has a deviation,
+    are decided by (seed, epoch, id) alone. So none of these depends on the ranks, the shards or what was read before.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -51,11 +51,13 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         epoch, within = divmod(position, len(self))
         sample_id, shard, index = self._places[self.order(epoch)[within]]
         u = derive_seed(self.seed, epoch, sample_id, "caption") / 2**63
-        return self._reader(shard)[index].show(u), derive_seed(self.seed, epoch, sample_id), position
+        seed = derive_seed(self.seed, epoch, sample_id)
+        return self._reader(shard)[index].show(u, seed), seed, position
 
     def empty_prompt(self) -> TextCondition:
         """The text encoder's answer to the empty prompt, one row."""
-        return ShardReader(self.folder / "empty_prompt.arrow")[0].text
+        shown = ShardReader(self.folder / "empty_prompt.arrow")[0].show(0.0, 0)
+        return TextCondition(*(tensor[None] for tensor in shown.text))
 
     def text_segments(self) -> tuple[TextSegment, ...]:
         """Which part of the text is which encoder's."""
@@ -126,7 +128,7 @@ class _Endless:
 def collate(items: list[tuple[Sample, int, int]]) -> Batch:
     samples, seeds, positions = zip(*items, strict=True)
     return Batch(
-        torch.stack([sample.latents for sample in samples]).float(),
+        torch.stack([sample.latents for sample in samples]),
         TextCondition(*map(torch.stack, zip(*(sample.text for sample in samples), strict=True))),
         ClipInfo(*map(torch.stack, zip(*(sample.clip for sample in samples), strict=True))),
         torch.tensor(seeds),

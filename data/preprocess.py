@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 
+from data.latents import encode
 from data.probe import VideoError, probe
 from data.shards import DatasetInfo, ShardWriter, StoredSample, write_shard
 from data.sources.captions import Caption
@@ -104,7 +104,7 @@ def preprocess(
     if not shards.counts:
         raise UserError(f"no clip came out of {source}\n{report.summary()}")
     no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
-    nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), _on_cpu(text_encoder.encode([""])), no_clip)
+    nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), None, _on_cpu(text_encoder.encode([""])), no_clip)
     write_shard(out / "empty_prompt.arrow", [nothing])
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
@@ -153,10 +153,10 @@ def encode_video(
     text = _on_cpu(text_encoder.encode(list(captions)))
     samples = []
     for index, (frames, source_size, crop) in enumerate(windows):
-        pixels = rearrange(torch.from_numpy(frames), "f h w c -> 1 c f h w") / 127.5 - 1
         clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (config.data.fps, source_size, crop)))
-        latents = autoencoder.encode(pixels)[0].cpu()
-        samples.append(StoredSample(f"{video.id}#{index}", captions, weights, latents, text, clip))
+        posterior = encode(torch.from_numpy(frames)[None], autoencoder)
+        mean, std = (None if part is None else part[0].cpu() for part in posterior)
+        samples.append(StoredSample(f"{video.id}#{index}", captions, weights, mean, std, text, clip))
     return samples, problem
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data.latents import STORED, draw_latents
 from video_dit.contracts import ClipInfo, EncodedShape, TextCondition, TextSegment
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
@@ -29,15 +30,14 @@ from video_dit.shapes import Grid
 
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("captions", pa.list_(pa.string())), ("weights", pa.list_(pa.float64()))]
-    + [(name, pa.binary()) for name in ("latents", "embeds", "mask", "pooled")]
+    + [(name, pa.binary()) for name in ("latents", "latents_std", "embeds", "mask", "pooled")]
     + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
     + [("fps", pa.float32()), ("size", pa.list_(pa.float32(), 2)), ("crop", pa.list_(pa.float32(), 2))]
 )
-_STORED = {"latents": np.float16, "embeds": np.float32, "mask": np.bool_, "pooled": np.float32}
 
 
 class Sample(NamedTuple):
-    """One clip with one caption. latents [C, F, H, W] fp16; text: embeds [L, Dt], mask [L], pooled [Dp]."""
+    """One clip with one caption, in float32. latents [C, F, H, W]; text: embeds [L, Dt], mask [L], pooled [Dp]."""
 
     id: str
     caption: str
@@ -47,10 +47,11 @@ class Sample(NamedTuple):
 
 
 class StoredSample(NamedTuple):
-    """One clip, encoded, with all K of its captions and how often each is shown.
+    """One clip, encoded, with all K of its captions and how often each is shown. Floats are kept in bf16.
 
     captions, weights: K of each; the weights are above 0.
-    latents: [C, F, H, W] fp16.
+    latents: [C, F, H, W], the mean of the posterior.
+    latents_std: alike; None where the autoencoder has none.
     text: embeds [K, L, Dt], mask [K, L], pooled [K, Dp].
     clip: of one.
     """
@@ -59,15 +60,18 @@ class StoredSample(NamedTuple):
     captions: tuple[str, ...]
     weights: tuple[float, ...]
     latents: Tensor
+    latents_std: Tensor | None
     text: TextCondition
     clip: ClipInfo
 
-    def show(self, u: float) -> Sample:
-        """With the caption in whose share of the weights u lies, in [0, 1)."""
+    def show(self, u: float, seed: int) -> Sample:
+        """With the caption in whose share of the weights u lies, in [0, 1), and latents of the sample's seed."""
         bounds = list(accumulate(self.weights))
         index = bisect_right(bounds, u * bounds[-1], hi=len(bounds) - 1)
-        text = TextCondition(*(tensor[index] for tensor in self.text))
-        return Sample(self.id, self.captions[index], self.latents, text, self.clip)
+        embeds, mask, pooled = (tensor[index] for tensor in self.text)
+        text = TextCondition(embeds.float(), mask, pooled.float())
+        latents = draw_latents(self.latents, self.latents_std, seed)
+        return Sample(self.id, self.captions[index], latents, text, self.clip)
 
 
 @dataclass(frozen=True)
@@ -194,16 +198,18 @@ class ShardReader:
         batch = self._file.get_batch(index)
         columns = {name: batch[name][0] for name in _SCHEMA.names}
         captions, weights = (tuple(columns[name].as_py()) for name in ("captions", "weights"))
-        embeds = _tensor(columns, "embeds").reshape(columns["embeds_shape"].as_py())
-        mask, pooled = (_tensor(columns, name).reshape(len(captions), -1) for name in ("mask", "pooled"))
-        latents = _tensor(columns, "latents").reshape(columns["latents_shape"].as_py())
+        embeds = _bf16(columns["embeds"]).reshape(columns["embeds_shape"].as_py())
+        mask = torch.from_numpy(np.frombuffer(columns["mask"].as_buffer(), np.bool_).copy())
+        rows = (mask.reshape(len(captions), -1), _bf16(columns["pooled"]).reshape(len(captions), -1))
+        shape = columns["latents_shape"].as_py()
+        latents = _bf16(columns["latents"]).reshape(shape)
+        std = _bf16(columns["latents_std"]).reshape(shape) if columns["latents_std"].is_valid else None
         clip = ClipInfo(*(torch.tensor(columns[name].as_py()) for name in ClipInfo._fields))
-        text = TextCondition(embeds, mask, pooled)
-        return StoredSample(columns["id"].as_py(), captions, weights, latents, text, clip)
+        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, TextCondition(embeds, *rows), clip)
 
 
 def _row(sample: StoredSample) -> dict[str, Any]:
-    tensors = {"latents": sample.latents, **sample.text._asdict()}
+    std = sample.latents_std
     return {
         "id": sample.id,
         "captions": list(sample.captions),
@@ -211,10 +217,18 @@ def _row(sample: StoredSample) -> dict[str, Any]:
         "latents_shape": list(sample.latents.shape),
         "embeds_shape": list(sample.text.embeds.shape),
         **{name: value.tolist() for name, value in sample.clip._asdict().items()},
-        **{name: tensor.numpy().astype(_STORED[name]).tobytes() for name, tensor in tensors.items()},
+        "latents": _bytes(sample.latents),
+        "latents_std": None if std is None else _bytes(std),
+        "embeds": _bytes(sample.text.embeds),
+        "mask": sample.text.mask.numpy().tobytes(),
+        "pooled": _bytes(sample.text.pooled),
     }
 
 
-def _tensor(columns: dict[str, Any], name: str) -> Tensor:
-    array = np.frombuffer(columns[name].as_buffer(), dtype=_STORED[name])
-    return torch.from_numpy(array.copy())  # the memory map is read-only
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.to(STORED).view(torch.int16).numpy().tobytes()  # NumPy has no bfloat16
+
+
+def _bf16(scalar: pa.Scalar) -> Tensor:
+    array = np.frombuffer(scalar.as_buffer(), np.int16)
+    return torch.from_numpy(array.copy()).view(STORED)  # the memory map is read-only

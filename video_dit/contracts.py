@@ -1,4 +1,4 @@
-"""What the rooms hand to each other: a text condition, a batch, the two kinds of encoder and the shapes they make.
+"""What the rooms hand to each other: texts, latents, batches, the two kinds of encoder and the shapes they make.
 
 These stand below every room, so that `data` can use an encoder that it was given without knowing `video_dit.encoders`,
 and training can read batches without knowing `data`.
@@ -110,6 +110,26 @@ class TextEncoder(Protocol):
         ...
 
 
+class Posterior(NamedTuple):
+    """What an autoencoder says of the latents of clips: a Gaussian, in normalized units (Kingma and Welling 2014).
+
+    mean: [B, C, F, H, W] float, of about unit scale.
+    std: [B, C, F, H, W] float; None where the latents are the mean itself.
+    """
+
+    mean: Tensor
+    std: Tensor | None
+
+    def joined(self) -> Tensor:
+        """Mean and, where there is one, standard deviation side by side along the channels."""
+        return self.mean if self.std is None else torch.cat((self.mean, self.std), dim=1)
+
+    @classmethod
+    def of_joined(cls, both: Tensor, channels: int) -> "Posterior":
+        """The inverse of `joined`, for latents of this many channels."""
+        return cls(both[:, :channels], both[:, channels:] if both.shape[1] > channels else None)
+
+
 class Autoencoder(Protocol):
     """Turns clips into latents and back.
 
@@ -126,8 +146,8 @@ class Autoencoder(Protocol):
     frame_step: int
     streams: bool
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, F, H, W] in [-1, 1] to latents of about unit scale, [B, C, *latent_grid]. Draws nothing at random."""
+    def encode(self, pixels: Tensor) -> Posterior:
+        """[B, 3, F, H, W] in [-1, 1] to latents [B, C, *latent_grid]. Draws nothing at random."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def test_latents_and_pixels_are_those_of_diffusers(name: str, tmp_path: Path) ->
     frames = 3 if name in IMAGE else autoencoder.frame_step * 2 + 1
     torch.manual_seed(1)
     pixels = torch.rand(2, 3, frames, 32, 48) * 2 - 1
-    latents = autoencoder.encode(pixels)
+    latents, std = autoencoder.encode(pixels)
     grid = latent_grid(Grid(frames, 32, 48), autoencoder)
     assert latents.shape[2:] == grid
     decoded = autoencoder.decode(latents)
@@ -135,15 +135,22 @@ def test_latents_and_pixels_are_those_of_diffusers(name: str, tmp_path: Path) ->
         if name in IMAGE:
             images = rearrange(pixels, "b c f h w -> (b f) c h w")
             posterior = model.encode(images)[0]
-            z = posterior if isinstance(posterior, Tensor) else posterior.mode()
+            has_std = not isinstance(posterior, Tensor)
+            z = posterior.mode() if has_std else posterior
             raw = rearrange(model.decode(z).sample, "(b f) c h w -> b c f h w", b=2)
             z = rearrange(z, "(b f) c h w -> b c f h w", b=2)
+            deviation = rearrange(posterior.std, "(b f) c h w -> b c f h w", b=2) if has_std else None
         else:
-            z = model.encode(pixels[1:]).latent_dist.mode()
+            z, deviation = (model.encode(pixels[1:]).latent_dist.mode(), model.encode(pixels[1:]).latent_dist.std)
+            std = std[1:]
             torch.manual_seed(0)
             raw = model.decode(z, *([torch.zeros(1)] if name == "ltx_0.9.1" else [])).sample
             latents, decoded = latents[1:], decoded[1:]
     torch.testing.assert_close(latents, NORMALIZE[name](z), atol=1e-4, rtol=1e-4)
+    assert (std is None) == (deviation is None) == (name in ("tiny", "dc"))
+    if std is not None:  # normalizing is linear, so that a deviation is the way from the mean to one above it
+        away = NORMALIZE[name](z + deviation) - NORMALIZE[name](z)
+        torch.testing.assert_close(std, away, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(decoded, raw, atol=1e-4, rtol=1e-4)
     assert raw.std() > 1e-3  # else nothing was compared
 
@@ -164,7 +171,7 @@ def test_a_clip_of_other_frames_is_refused_with_those_that_fit(
 def test_one_frame_is_a_clip_for_a_video_model(tmp_path: Path) -> None:
     save(tmp_path, "wan")
     autoencoder = build(tmp_path)
-    latents = autoencoder.encode(torch.zeros(1, 3, 1, 32, 32))
+    latents, _ = autoencoder.encode(torch.zeros(1, 3, 1, 32, 32))
     assert latents.shape == (1, 4, 1, 4, 4)
     assert autoencoder.decode(latents).shape == (1, 3, 1, 32, 32)
 
@@ -174,15 +181,16 @@ def test_a_pipeline_s_folder_is_enough(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     pixels = torch.rand(1, 3, 1, 8, 8)
     expected = NORMALIZE["kl"](model.encode(pixels[:, :, 0]).latent_dist.mode()[:, :, None])
-    torch.testing.assert_close(build(tmp_path).encode(pixels), expected.detach())
+    torch.testing.assert_close(build(tmp_path).encode(pixels).mean, expected.detach())
 
 
 def test_bf16_gives_about_the_same_in_float32(tmp_path: Path) -> None:
     save(tmp_path, "kl")
     pixels = torch.rand(1, 3, 2, 16, 16)
-    exact, rounded = build(tmp_path).encode(pixels), build(tmp_path, dtype="bf16").encode(pixels)
-    assert rounded.dtype == torch.float32
-    assert 0 < (exact - rounded).abs().max() < 0.05
+    both = build(tmp_path).encode(pixels), build(tmp_path, dtype="bf16").encode(pixels)
+    for exact, rounded in zip(*both, strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (exact - rounded).abs().max() < 0.05
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +224,6 @@ def test_taesd3_gives_clips_back(folder: str, size: int, taesd3: Path, assets: P
         if size < 128:
             images = interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         pixels = rearrange(images, "f c h w -> 1 c f h w")
-        error = (autoencoder.decode(autoencoder.encode(pixels)).clamp(-1, 1) - pixels).square().mean()
+        error = (autoencoder.decode(autoencoder.encode(pixels).mean).clamp(-1, 1) - pixels).square().mean()
         ratios.append(10 * torch.log10(2**2 / error))
     assert torch.stack(ratios).mean() > 30

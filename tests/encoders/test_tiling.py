@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.video import read_windows
 from video_dit.config import AutoencoderConfig, DataConfig
-from video_dit.contracts import Autoencoder
+from video_dit.contracts import Autoencoder, Posterior
 from video_dit.encoders import build_autoencoder
 from video_dit.encoders.autoencoders import HaarAutoencoder, PixelAutoencoder
 from video_dit.encoders.tiling import TiledAutoencoder
@@ -37,9 +37,10 @@ class Causal:
 
     stride, channels, causal, frame_step, streams = (4, 1, 1), 3, True, 4, False
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Posterior:
         groups = pixels[:, :, 1:].unflatten(2, (-1, 4)).mean(3)
-        return torch.cat((pixels[:, :, :1], groups), 2)
+        latents = torch.cat((pixels[:, :, :1], groups), 2)
+        return Posterior(latents, latents.abs())
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat((latents[:, :, :1], latents[:, :, 1:].repeat_interleave(4, 2)), 2)
@@ -55,9 +56,10 @@ def test_what_sees_nothing_around_it_has_no_seams(
 ) -> None:
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, 8, 14, 22)
-    latents = autoencoder.encode(pixels)
+    latents, _ = autoencoder.encode(pixels)
     tiled = TiledAutoencoder(autoencoder, tile, overlap)
-    torch.testing.assert_close(tiled.encode(pixels), latents)
+    torch.testing.assert_close(tiled.encode(pixels).mean, latents)
+    assert tiled.encode(pixels).std is None
     torch.testing.assert_close(tiled.decode(latents), autoencoder.decode(latents))
 
 
@@ -66,9 +68,9 @@ def test_windows_of_a_causal_autoencoder_fall_into_place(size: int, overlap: int
     """The first frame of a later window, which stands for four, is given up with the edge."""
     torch.manual_seed(0)
     pixels = torch.randn(1, 3, 45, 2, 2)
-    latents = Causal().encode(pixels)
+    latents, std = Causal().encode(pixels)
     tiled = TiledAutoencoder(Causal(), (size, 9, 9), (overlap, 0, 0))
-    torch.testing.assert_close(tiled.encode(pixels), latents)
+    torch.testing.assert_close(tiled.encode(pixels), (latents, std))
     torch.testing.assert_close(tiled.decode(latents), Causal().decode(latents))
     with pytest.raises(UserError, match=r"tile_overlap is 0 in time, .*: give 1 or more"):
         TiledAutoencoder(Causal(), (size, 9, 9), (0, 0, 0))
@@ -115,8 +117,10 @@ def test_convolutions_give_what_they_give_for_the_whole(
     tiled, whole = build_autoencoder(config), build_autoencoder(config.model_copy(update={"tile_size": None}))
     torch.manual_seed(1)
     pixels = torch.rand(1, 3, *shape) * 2 - 1
-    latents = whole.encode(pixels)
-    torch.testing.assert_close(tiled.encode(pixels), latents, atol=1e-4, rtol=0)
+    latents, std = whole.encode(pixels)
+    torch.testing.assert_close(tiled.encode(pixels).mean, latents, atol=1e-4, rtol=0)
+    if std is not None:
+        torch.testing.assert_close(tiled.encode(pixels).std, std, atol=1e-4, rtol=0)
     torch.testing.assert_close(tiled.decode(latents), whole.decode(latents), atol=1e-4, rtol=0)
     careless = TiledAutoencoder(whole, (32, 18, 18), (1, 1, 1))
     assert (careless.decode(latents) - whole.decode(latents)).abs().max() > 1e-2
@@ -129,6 +133,6 @@ def test_taesd3_has_no_seams(taesd3: Path, assets: Path) -> None:
     pixels = rearrange(torch.from_numpy(frame), "f h w c -> 1 c f h w") / 127.5 - 1
     whole = build_autoencoder(AutoencoderConfig(name="diffusers", model=str(taesd3)))
     tiled = TiledAutoencoder(whole, (1, 8, 58), (0, 0, 40))
-    latents = whole.encode(pixels)
-    torch.testing.assert_close(tiled.encode(pixels), latents, atol=1e-3, rtol=0)
+    latents, _ = whole.encode(pixels)
+    torch.testing.assert_close(tiled.encode(pixels).mean, latents, atol=1e-3, rtol=0)
     torch.testing.assert_close(tiled.decode(latents), whole.decode(latents), atol=1e-3, rtol=0)

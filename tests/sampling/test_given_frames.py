@@ -10,6 +10,7 @@ from random_run import random_run
 from torch import Tensor
 
 from video_dit.config import load_config
+from video_dit.contracts import Posterior
 from video_dit.errors import UserError
 from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
 
@@ -50,7 +51,7 @@ def decoded_latents(pipeline: VideoPipeline, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def as_latents(pipeline: VideoPipeline, frames: Tensor) -> Tensor:
-    return pipeline.autoencoder.encode(frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1)
+    return pipeline.autoencoder.encode(frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1).mean
 
 
 def test_the_first_frame_is_the_image_and_the_others_follow_it(
@@ -129,10 +130,10 @@ class CausalAutoencoder:
 
     stride, channels, causal, frame_step = (2, 1, 1), 6, True, 2
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Posterior:
         first, others = pixels[:, :, :1], pixels[:, :, 1:]
         pairs = torch.cat((others[:, :, ::2], others[:, :, 1::2]), dim=1)
-        return torch.cat((first.repeat(1, 2, 1, 1, 1), pairs), dim=2)
+        return Posterior(torch.cat((first.repeat(1, 2, 1, 1, 1), pairs), dim=2), None)
 
     def decode(self, latents: Tensor) -> Tensor:
         even, odd = latents[:, :, 1:].chunk(2, dim=1)

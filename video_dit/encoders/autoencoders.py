@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor
 
 from video_dit.config import AUTOENCODER_STRIDES
+from video_dit.contracts import Posterior
 
 
 class _Weightless:
@@ -22,9 +23,9 @@ class PixelAutoencoder(_Weightless):
     frame_step = stride[0]
     channels = 3
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Posterior:
         """[B, 3, F, H, W] in [-1, 1], unchanged."""
-        return pixels
+        return Posterior(pixels, None)
 
     def decode(self, latents: Tensor) -> Tensor:
         """[B, 3, F, H, W], unchanged."""
@@ -45,11 +46,11 @@ class HaarAutoencoder(_Weightless):
         haar = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
         self._bands = torch.einsum("ai,bj,ck->abcijk", haar, haar, haar).reshape(8, 8)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Posterior:
         """[B, 3, F, H, W] in [-1, 1] to [B, 24, F/2, H/2, W/2]; channels 0 to 2 are the local mean."""
         cubes = rearrange(pixels, "b c (f i) (h j) (w k) -> b c (i j k) f h w", i=2, j=2, k=2)
         bands = torch.einsum("zy,bcyfhw->bzcfhw", self._bands.to(pixels), cubes)
-        return rearrange(bands, "b z c f h w -> b (z c) f h w")
+        return Posterior(rearrange(bands, "b z c f h w -> b (z c) f h w"), None)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`."""

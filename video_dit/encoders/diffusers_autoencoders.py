@@ -1,8 +1,8 @@
 """Image and video autoencoders of the diffusers library.
 
 Latents are normalized as the model's own pipeline does it: (z - mean) * scaling_factor / std, with what the model's
-config has of these, per channel where it does. Pixels are in [-1, 1] for all of them; AutoencoderTiny, made for [0, 1],
-converts by itself.
+config has of these, per channel where it does; the deviation of the posterior is scaled alike. Pixels are in [-1, 1]
+for all of them; AutoencoderTiny, made for [0, 1], converts by itself.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from video_dit.config import AutoencoderConfig
+from video_dit.contracts import Posterior
 from video_dit.encoders.pretrained import DTYPES, Source, explained, refuse_missing
 from video_dit.errors import UserError
 from video_dit.shapes import Grid, latent_grid, pixel_grid
@@ -67,15 +68,15 @@ class DiffusersAutoencoder:
         self.to(device)
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The mean of the posterior, normalized, in float32.
+    def encode(self, pixels: Tensor) -> Posterior:
+        """The posterior, normalized, in float32. AutoencoderTiny and DC have no deviation.
 
         Raises:
             UserError: the autoencoder does not take clips of this size.
         """
         latent_grid(Grid(*pixels.shape[2:]), self)
-        latents = self._in_chunks(self._encode, pixels.to(self._model.device))
-        return (latents - self._mean) * self._scale
+        mean, std = Posterior.of_joined(self._in_chunks(self._encode, pixels.to(self._model.device)), self.channels)
+        return Posterior((mean - self._mean) * self._scale, None if std is None else std * self._scale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class DiffusersAutoencoder:
 
     def _encode(self, pixels: Tensor) -> Tensor:
         posterior = self._model.encode(pixels)[0]
-        return posterior if isinstance(posterior, Tensor) else posterior.mode()
+        return posterior if isinstance(posterior, Tensor) else Posterior(posterior.mean, posterior.std).joined()
 
     def _decode(self, latents: Tensor) -> Tensor:
         conditioned = self._model.config.get("timestep_conditioning", False)

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from video_dit.contracts import Autoencoder
+from video_dit.contracts import Autoencoder, Posterior
 from video_dit.errors import UserError
 from video_dit.shapes import Grid, latent_grid
 
@@ -51,15 +51,19 @@ class TiledAutoencoder:
                 "autoencoder.tile_overlap is 0 in time, and a window's first frame stands alone: give 1 or more"
             )
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """As the autoencoder's.
+    def encode(self, pixels: Tensor) -> Posterior:
+        """As the autoencoder's; the deviation blends as the mean does.
 
         Raises:
             UserError: the autoencoder does not take clips of this size.
         """
         grid = latent_grid(Grid(*pixels.shape[2:]), self)
         cells = self._cells(grid)
-        return _tile_by_tile(self._autoencoder.encode, pixels, self._pixels(cells), cells)
+
+        def encode(tile: Tensor) -> Tensor:
+            return self._autoencoder.encode(tile).joined()
+
+        return Posterior.of_joined(_tile_by_tile(encode, pixels, self._pixels(cells), cells), self.channels)
 
     def decode(self, latents: Tensor) -> Tensor:
         """As the autoencoder's."""

@@ -299,9 +299,9 @@ class VideoPipeline:
         return _Given(*(tensor.to(self.device) for tensor in given)) if given.mask.any() else None
 
     def _encode(self, frames: Tensor) -> Tensor:
-        """uint8 [B, F, H, W, 3] to latents, clip by clip."""
+        """uint8 [B, F, H, W, 3] to the means of the latents, clip by clip."""
         pixels = from_uint8(frames).to(self.device)
-        return torch.cat([self.autoencoder.encode(one[None]) for one in pixels])
+        return torch.cat([self.autoencoder.encode(one[None]).mean for one in pixels])
 
     def _sample(
         self, config: Config, plan: Plan, batch: _Batch, given: _Given | None, on_step: Callable[[int], None] | None
