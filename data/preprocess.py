@@ -1,204 +1,185 @@
-"""From videos to shards."""
+"""From videos to shards: the whole of it, and the plan of it."""
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-import torch
+import pyarrow as pa
 
-from data.latents import encode
-from data.probe import VideoError, probe
-from data.shards import DatasetInfo, ShardWriter, StoredSample, write_shard
-from data.sources.captions import Caption
-from data.sources.discovery import Dropped, Video, discover
-from data.storage import as_file
-from data.video import Window, read_windows
+from data.dataset_info import Bucket, DatasetInfo, ShardInfo
+from data.engine import Engine
+from data.output import OutputFolder, output_folder
+from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of
+from data.report.drops import find_drops
+from data.report.examples import choose_examples
+from data.report.html import page
+from data.report.summary import summary
+from data.report.tables import CLIPS_FILE, VIDEO_SCHEMA, VIDEOS_FILE, build_table, clip_schema, probed_columns, table_bytes
+from data.sources.discovery import discover
+from data.stages.encoding import EncoderSource
+from data.units import Look, picture_units, read_pictures
 from video_dit.config import Config
-from video_dit.contracts import Autoencoder, ClipInfo, EncodedShape, TextCondition, TextEncoder, truncated_by
+from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
-from video_dit.files import write_atomically
+
+RESULTS = "work"
+"""The folder, in that of the shards, where the results of units are kept."""
+
+TABLES = ("data", "shots", "filters", "captioner", "buckets", "autoencoder", "text_encoder")
+"""Of the config; all that decides what shards hold."""
 
 NUM_EXAMPLE_PROMPTS = 8
-
-
-@dataclass
-class Report:
-    """What became of each input."""
-
-    num_inputs: int = 0
-    num_clips: int = 0
-    num_videos: int = 0
-    dropped: list[Dropped] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-
-    def summary(self) -> str:
-        """The counts, then each reason with how many inputs it took, the most frequent first."""
-        lines = [
-            f"videos: {self.num_inputs:,} in, {self.num_videos:,} with clips, {len(self.dropped):,} without; "
-            f"clips: {self.num_clips:,} out"
-        ]
-        if self.dropped:
-            lines.append("without clips:")
-            examples = {dropped.reason: dropped.id for dropped in reversed(self.dropped)}
-            for reason, count in Counter(dropped.reason for dropped in self.dropped).most_common():
-                lines.append(f"  {count:>6,}  {reason}, such as {_shown(examples[reason])}")
-        if self.notes:
-            lines.append("of those with clips:")
-            lines += [f"  {count:>6,}  {note}" for note, count in self.notes.most_common()]
-        return "\n".join(lines)
+PER_BUCKET, PER_RULE = 8, 4
+"""Examples in the report."""
 
 
 def preprocess(
-    source: str | Path,
-    out: Path,
-    config: Config,
-    autoencoder: Autoencoder,
-    text_encoder: TextEncoder,
-    overwrite: bool,
-    progress: Callable[[Iterable[Video], int], Iterable[Video]],
-) -> Report | None:
-    """Decodes, encodes and writes; a file that cannot be read is reported and skipped.
+    source: str, out: str, config: Config, encoders: EncoderSource, engine: Engine, overwrite: bool,
+    show_progress: ShowProgress, command: str,
+) -> str | None:
+    """All stages. What an earlier run has done, and still holds, is not done again.
 
     Args:
         source: a folder of videos, a manifest or a tar; a path, or a URL that fsspec reads.
-        out: the folder for the shards.
-        config: its tables `data`, `autoencoder` and `text_encoder` are read.
-        autoencoder, text_encoder: as those tables say.
+        out: the folder for the shards; a path, or a URL that fsspec writes.
+        config: `TABLES` of it are read, and `model.patch_size` for the budget of tokens.
+        encoders: how a worker comes by its encoders.
+        engine: who works.
         overwrite: replace shards that were made from something else.
-        progress: wraps the iteration over the videos (their count is given), to show it.
+        show_progress: shows each stage.
+        command: for the report: the one that makes the same again.
 
     Returns:
-        what became of the inputs; None when `out` already holds just these shards.
+        what became of it all, for the terminal; None when `out` already holds just these shards.
 
     Raises:
-        UserError: the source cannot be used, clips of this size do not fit the autoencoder, `out` holds other shards,
-            or nothing came out.
-    """
-    encoded = EncodedShape.of(config.data.grid, autoencoder, text_encoder)
+        UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards,
+            or no clip is left, with the change that would help.
+    """  # fmt: skip
+    folder = output_folder(out)
     videos, dropped = discover(source, config.data)
-    tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
-    inputs = _fingerprint(videos)
-    if not overwrite and _are_made(out, tables, inputs):
+    tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
+    inputs = fingerprint_of(videos)
+    existing = _existing(folder)
+    if existing is not None and (existing.tables, existing.inputs) == (tables, inputs):
         return None
-
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in (out / "dataset.json", *out.glob("shard-*.arrow")):
-        stale.unlink(missing_ok=True)
-    report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
-    shards = ShardWriter(out, config.data.clips_per_shard)
-    captions: dict[str, None] = {}
-    with (out / "report.jsonl").open("w", encoding="utf-8") as lines:
-        for entry in dropped:
-            lines.write(_line(entry.id, 0, entry.reason))
-        for video in progress(videos, len(videos)):
-            samples, reason = encode_video(video, config, autoencoder, text_encoder)
-            lines.write(_line(video.id, len(samples), reason, video.notes))
-            _account(report, video, samples, reason, text_encoder)
-            captions.update(dict.fromkeys(caption for sample in samples for caption in sample.captions))
-            shards.add(samples)
-    shards.close()
-    if not shards.counts:
-        raise UserError(f"no clip came out of {source}\n{report.summary()}")
-    no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
-    nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), None, _on_cpu(text_encoder.encode([""])), no_clip)
-    write_shard(out / "empty_prompt.arrow", [nothing])
-    examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
-    write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
-    DatasetInfo(tables, inputs, encoded, shards.counts).write(out)
-    return report
-
-
-def _are_made(out: Path, tables: dict[str, dict[str, Any]], inputs: str) -> bool:
-    """Whether the folder holds just these shards.
-
-    Raises:
-        UserError: it holds others.
-    """
-    if not (out / "dataset.json").exists():
-        return False
-    existing = DatasetInfo.read(out)
-    if (existing.tables, existing.inputs) != (tables, inputs):
+    if existing is not None and not overwrite:
         raise UserError(
             f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
         )
-    return True
+    folder.clean()
+    work = Preprocessing(videos, dropped, config, encoders, engine, output_folder(f"{out}/{RESULTS}"), show_progress)
+    work.probe()
+    work.refuse_nothing()
+    work.cut()
+    work.filter()
+    work.describe()
+    work.assign_buckets()
+    work.refuse_nothing()
+    work.write_shards(folder)
+    work.refuse_nothing()
+    return _write_outcome(work, folder, tables, inputs, command)
 
 
-def encode_video(
-    video: Video, config: Config, autoencoder: Autoencoder, text_encoder: TextEncoder
-) -> tuple[list[StoredSample], str | None]:
-    """The samples of one video, and what went wrong, if something did. Depends on nothing but its arguments."""
-    if not video.captions and config.data.missing_caption == "drop":
-        return [], "no caption"
-    clip_seconds = config.data.num_frames / config.data.fps
-    too_short = f"shorter than a clip ({config.data.num_frames} frames at {config.data.fps:g} fps)"
-    windows: list[Window] = []
-    problem = None
-    try:
-        with as_file(video.place) as path:
-            info = probe(path, config.data.limits)
-            if info.duration is not None and info.duration < clip_seconds - 0.5 / config.data.fps:
-                return [], too_short
-            windows.extend(read_windows(path, config.data, info))
-    except VideoError as error:
-        problem = str(error)
-    if not windows:
-        return [], problem or too_short
+def explain(
+    source: str, config: Config, encoders: EncoderSource, engine: Engine, results: OutputFolder,
+    show_progress: ShowProgress,
+) -> str:
+    """How many clips each bucket would get, and what would be dropped, by the headers of the videos alone.
 
-    captions, weights = zip(*(video.captions or (Caption("", 1.0),)), strict=True)
-    text = _on_cpu(text_encoder.encode(list(captions)))
-    samples = []
-    for index, (frames, source_size, crop) in enumerate(windows):
-        clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (config.data.fps, source_size, crop)))
-        posterior = encode(torch.from_numpy(frames)[None], autoencoder)
-        mean, std = (None if part is None else part[0].cpu() for part in posterior)
-        samples.append(StoredSample(f"{video.id}#{index}", captions, weights, mean, std, text, clip))
-    return samples, problem
+    Raises:
+        UserError: as `preprocess`.
+    """  # fmt: skip
+    videos, dropped = discover(source, config.data)
+    work = Preprocessing(videos, dropped, config, encoders, engine, results, show_progress)
+    work.probe()
+    work.plan()
+    work.assign_buckets()
+    work.refuse_nothing()
+    return summary(*_tables(work))
 
 
-def _account(
-    report: Report, video: Video, samples: list[StoredSample], reason: str | None, text_encoder: TextEncoder
-) -> None:
-    if not samples:
-        report.dropped.append(Dropped(video.id, reason or "no clip"))
-        return
-    report.num_videos += 1
-    report.num_clips += len(samples)
-    if reason:
-        report.notes["damaged, and cut where the damage begins"] += 1
-    if not video.captions:
-        report.notes["without a caption, and given an empty one"] += 1
-    report.notes.update(video.notes)
-    cut = dict.fromkeys(segment for text, _ in video.captions for segment, _ in truncated_by(text_encoder, text))
-    for segment in cut:
-        report.notes[f"with a caption cut to {segment.max_tokens} tokens (text encoder: {segment.name})"] += 1
+def _existing(folder: OutputFolder) -> DatasetInfo | None:
+    content = folder.read("dataset.json")
+    return None if content is None else DatasetInfo.parse(content, "dataset.json")
 
 
-def _shown(name: str) -> str:
-    """On one line of a terminal, whatever characters a file name has."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+def _write_outcome(
+    work: Preprocessing, folder: OutputFolder, tables: dict[str, Any], inputs: str, command: str
+) -> str:
+    """Tables, report, and, last, dataset.json; then what an earlier run left is removed."""
+    videos, clips = _tables(work)
+    encoders = work.encoder_info
+    buckets = {bucket.name: bucket for bucket in (Bucket.of(grid, encoders) for grid in work.grids)}
+    kept = [candidate for candidate in work.candidates if candidate.drop is None]
+    used = {Bucket.of(c.grid, encoders).name for c in kept if c.grid is not None}
+    info = DatasetInfo(
+        tables=tables,
+        inputs=inputs,
+        fingerprints=encoders.fingerprints,
+        encoded=EncodedShape.of(work.config.data.grid, encoders, encoders),
+        buckets={name: bucket for name, bucket in buckets.items() if name in used},
+        shards={shard.file: shard.info for shard in work.shards},
+        counts={
+            "videos": len(work.inputs), "videos_with_clips": len({c.source.id for c in kept}), "clips": len(kept)
+        },
+        dropped=[drop.as_json() for drop in find_drops(videos, clips)],
+        holds="latents",
+    )  # fmt: skip
+    prompts = _spread(list(dict.fromkeys(caption.text for c in kept for caption in c.captions)), NUM_EXAMPLE_PROMPTS)
+    folder.write("empty_prompt.arrow", encoders.empty_prompt)
+    folder.write("example_prompts.txt", "".join(f"{prompt}\n" for prompt in prompts).encode())
+    folder.write(VIDEOS_FILE, table_bytes(videos))
+    folder.write(CLIPS_FILE, table_bytes(clips))
+    folder.write("report.html", page(info.as_json(), videos, clips, _pictures(work, videos, clips), command).encode())
+    folder.write("dataset.json", info.to_bytes())
+    for name in folder.names():
+        if name.startswith("shard-") and name not in info.shards:
+            folder.delete(name)
+    return summary(videos, clips)
 
 
-def _line(video_id: str, num_clips: int, reason: str | None, notes: tuple[str, ...] = ()) -> str:
-    return json.dumps({"id": video_id, "clips": num_clips, "reason": reason, "notes": notes}) + "\n"
+def _pictures(work: Preprocessing, videos: pa.Table, clips: pa.Table) -> dict[str, Any]:
+    entries = {entry.id: entry for entry in work.inputs}
+    examples = choose_examples(videos, clips, work.config.seed, PER_BUCKET, PER_RULE)
+    looks = []
+    for example in examples:
+        entry = entries[example.video]
+        assert entry.video is not None
+        assert entry.info is not None
+        looks.append(Look(example.id, entry.video, entry.info, example.start, example.seconds))
+    return work.take_pictures(looks)
 
 
-def _on_cpu(condition: TextCondition) -> TextCondition:
-    return TextCondition(*(tensor.cpu() for tensor in condition))
+def _tables(work: Preprocessing) -> tuple[pa.Table, pa.Table]:
+    kept: dict[str, int] = {}
+    for candidate in work.candidates:
+        kept[candidate.source.id] = kept.get(candidate.source.id, 0) + (candidate.drop is None)
+    videos = build_table((_video_row(entry, kept.get(entry.id, 0)) for entry in work.inputs), VIDEO_SCHEMA)
+    schema = clip_schema(work.config.filters.scorers)
+    return videos, build_table((_clip_row(candidate) for candidate in work.candidates), schema)
+
+
+def _video_row(entry: Input, clips: int) -> dict[str, Any]:
+    probed = {} if entry.info is None else probed_columns(entry.info)
+    drop = {} if entry.drop is None else entry.drop._asdict()
+    return {"id": entry.id, "clips": clips, "notes": list(dict.fromkeys(entry.notes)), **drop, **probed}
+
+
+def _clip_row(candidate: Candidate) -> dict[str, Any]:
+    clip = candidate.clip
+    drop = {} if candidate.drop is None else candidate.drop._asdict()
+    shape = {} if candidate.grid is None or candidate.drop else candidate.grid._asdict()
+    return {
+        "id": clip.id, "video": candidate.source.id, "shot": clip.shot, "start": clip.start, "seconds": clip.seconds,
+        **candidate.scores, "duplicate_of": candidate.duplicate_of,
+        "captions": [caption.text for caption in candidate.captions],
+        "weights": [caption.weight for caption in candidate.captions],
+        "shard": candidate.shard, **shape, **drop,
+    }  # fmt: skip
 
 
 def _spread(items: list[str], count: int) -> list[str]:
     """At most `count` of the items that say something, from all over the list."""
     items = [item for item in items if item]
     return [items[index * len(items) // count] for index in range(count)] if len(items) > count else items
-
-
-def _fingerprint(videos: list[Video]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for video in videos:
-        digest.update(json.dumps([video.id, video.captions, video.place.size]).encode())
-    return digest.hexdigest()

@@ -18,11 +18,13 @@ class Unit:
     stage: what is done, a word.
     key: names what the result depends on; see `unit_key`.
     work: does it, in any process, and gives the result. It goes through its items, such as videos, under the guard.
+    count: of its items, for who watches.
     """
 
     stage: str
     key: str
     work: Callable[[Guard], bytes]
+    count: int = 1
 
     @property
     def path(self) -> str:

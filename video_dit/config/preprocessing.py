@@ -63,6 +63,8 @@ class FiltersConfig(Table):
         description="scores of your own: a name and what computes it from frames uint8 [F, H, W, 3], as "
         "'package.module:function', such as aesthetic or text_overlay",
     )
+    scorer_frames: Count = Field(8, description="frames that a scorer sees, spread evenly over the clip")
+    scorer_height: Count = Field(336, description="pixels of these frames' shorter side")
     min_scores: dict[str, float] = Field({}, description="by the name of a scorer")
     max_scores: dict[str, float] = Field({}, description="by the name of a scorer")
 

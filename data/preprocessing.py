@@ -1,0 +1,333 @@
+"""From videos to shards: what is done with each video, stage by stage, and what is known of it afterwards."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Protocol, TypeVar
+
+from data.engine import Engine, Unit
+from data.output import OutputFolder
+from data.probe import VideoInfo
+from data.sources.captions import Caption
+from data.sources.discovery import Dropped, Video
+from data.stages.buckets import choose_bucket, make_buckets
+from data.stages.clips import Clip, cut, whole
+from data.stages.duplicates import find_duplicates
+from data.stages.encoding import EncoderSource
+from data.stages.failure import ClipError
+from data.stages.filters import Drop, clip_limits, drop_captions, drop_clip, drop_video
+from data.stages.scan import Scan
+from data.units import (
+    ClipJob, EncoderInfo, WrittenShard, caption_units, encoders_unit, probe_units, read_descriptions, read_encoders,
+    read_probe, read_shard, scan_unit, scorer_units, shard_unit,
+)  # fmt: skip
+from video_dit.config import Config
+from video_dit.errors import UserError
+from video_dit.shapes import Grid
+
+UNREADABLE, NOT_A_VIDEO, NO_SHOT = "unreadable", "not a video", "no shot"
+"""Rules that are no key of the config."""
+
+
+class Progress(Protocol):
+    """Shows how far a stage is."""
+
+    def update(self, count: int) -> object: ...
+
+    def set_postfix_str(self, text: str) -> object: ...
+
+
+ShowProgress = Callable[[str, str, int], AbstractContextManager[Progress]]
+"""What is done, what is counted, and how many of it there are."""
+
+
+@dataclass
+class Input:
+    """One input, and what is known of it so far.
+
+    drop: why it gives no clip.
+    notes: what was noticed of it.
+    """
+
+    id: str
+    video: Video | None = None
+    info: VideoInfo | None = None
+    drop: Drop | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Candidate:
+    """A clip that was cut, and what is known of it so far."""
+
+    source: Input
+    clip: Clip
+    captions: tuple[Caption, ...]
+    scores: dict[str, float]
+    drop: Drop | None = None
+    duplicate_of: str | None = None
+    grid: Grid | None = None
+    shard: str | None = None
+
+    @property
+    def job(self) -> ClipJob:
+        assert self.source.video is not None
+        assert self.source.info is not None
+        return ClipJob(self.source.video, self.source.info, self.clip, self.captions)
+
+
+T = TypeVar("T")
+
+
+class Preprocessing:
+    """The stages in their order. What an earlier one has dropped, a later one does not look at.
+
+    Args:
+        videos, dropped: what `discover` found.
+        config: its tables from `data` to `text_encoder`, and `model.patch_size` for the budget of tokens.
+        encoders: how a worker comes by its encoders.
+        engine: who works.
+        results: where the results of units are kept.
+        show_progress: shows each stage.
+
+    Attributes:
+        inputs: all of them, the dropped ones too.
+        candidates: all clips that were cut.
+        shards: those that were written.
+    """
+
+    def __init__(
+        self, videos: list[Video], dropped: list[Dropped], config: Config, encoders: EncoderSource, engine: Engine,
+        results: OutputFolder, show_progress: ShowProgress,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self._encoders, self._engine, self._results, self._show_progress = encoders, engine, results, show_progress
+        self.inputs = [Input(video.id, video, notes=list(video.notes)) for video in videos]
+        self.inputs += [Input(entry.id, drop=Drop(NOT_A_VIDEO, entry.reason)) for entry in dropped]
+        self.candidates: list[Candidate] = []
+        self.shards: list[WrittenShard] = []
+        self._dropped_now: Counter[str] = Counter()
+
+    @cached_property
+    def encoder_info(self) -> EncoderInfo:
+        """Of the encoders that the workers load."""
+        unit = encoders_unit(self._encoders)
+        return next(read_encoders(result) for _, result in self._stage("loading the encoders", "encoder", [unit]))
+
+    @cached_property
+    def grids(self) -> list[Grid]:
+        """Of the clips, in pixels."""
+        return make_buckets(self.config, self.encoder_info)
+
+    def probe(self) -> None:
+        """What the headers say; what they and the captions rule out."""
+        entries = [entry for entry in self.inputs if entry.video is not None]
+        grids = self.grids
+        units = probe_units([entry.video for entry in entries if entry.video is not None], self.config.data.limits)
+        starts = list(accumulate((unit.count for unit in units), initial=0))
+        for index, result in self._stage("probing", "video", units):
+            of_unit = entries[starts[index] : starts[index + 1]]
+            for entry, found in zip(of_unit, read_probe(result), strict=True):
+                if isinstance(found, VideoInfo):
+                    entry.info = found
+                    self._drop(entry, self._ruled_out(entry, found, grids))
+                else:
+                    self._drop(entry, Drop(UNREADABLE, found))
+
+    def _ruled_out(self, entry: Input, info: VideoInfo, grids: list[Grid]) -> Drop | None:
+        """By its header and its captions."""
+        config = self.config
+        assert entry.video is not None
+        if config.captioner.name == "none":
+            texts = [caption.text for caption in entry.video.captions]
+            if not texts and config.data.missing_caption == "drop":
+                return Drop("data.missing_caption", "no caption")
+            if dropped := drop_captions(texts, config.filters):
+                return dropped
+        if dropped := drop_video(info, config.filters):
+            return dropped
+        if info.duration is None:
+            return None
+        found = choose_bucket(grids, info.size, info.duration + 0.5 / config.data.fps, config)
+        return found if isinstance(found, Drop) else None
+
+    def plan(self) -> None:
+        """In place of `cut`: as if each video were one shot, without a look at its frames."""
+        for entry in self._remaining():
+            assert entry.info is not None
+            self._add_clips(entry, whole(entry.id, entry.info, self.config.shots, *self._clip_seconds()))
+
+    def cut(self) -> None:
+        """The clips of each shot, with their scores, where something needs a look at the frames."""
+        config = self.config
+        looks = config.shots.detector != "none" or clip_limits(config.filters) or config.filters.min_difference
+        if not looks:
+            self.plan()
+            return
+        entries = list(self._remaining())
+        units = [scan_unit(entry.video, entry.info, config) for entry in entries if entry.video and entry.info]
+        for index, result in self._stage("looking for shots", "video", units):
+            entry, scan = entries[index], Scan.from_bytes(result)
+            assert entry.info is not None
+            clips = cut(entry.id, scan, entry.info, config.shots, *self._clip_seconds())
+            if scan.problem is not None:
+                entry.notes.append(f"damaged: {scan.problem}")
+            if clips:
+                self._add_clips(entry, clips)
+            elif scan.problem is not None:
+                self._drop(entry, Drop(UNREADABLE, scan.problem))
+            else:
+                self._drop(entry, Drop(NO_SHOT, "no shot as long as a clip"))
+        order = {entry.id: index for index, entry in enumerate(self.inputs)}
+        self.candidates.sort(key=lambda candidate: (order[candidate.source.id], candidate.clip.start))
+
+    def filter(self) -> None:
+        """By what was measured, and by likeness to an earlier clip."""
+        for candidate in self._kept():
+            candidate.drop = drop_clip(candidate.scores, self.config.filters)
+        least = self.config.filters.min_difference
+        if least is None:
+            return
+        kept = self._kept()
+        for candidate, nearest in zip(kept, find_duplicates([c.clip.hashes for c in kept], least), strict=True):
+            if nearest is not None:
+                candidate.scores["difference"] = nearest.difference
+                candidate.duplicate_of = kept[nearest.index].clip.id
+                reason = "nearly the same as an earlier clip"
+                candidate.drop = Drop("filters.min_difference", reason, nearest.difference, least)
+
+    def describe(self) -> None:
+        """Scores and captions by models that look at the clips."""
+        config = self.config
+        if config.filters.scorers:
+            units = scorer_units([c.job for c in self._kept()], config.filters, config.data.limits)
+            for candidate, scores in self._described("scoring", units):
+                if isinstance(scores, ClipError):
+                    candidate.drop = Drop("filters.scorers", str(scores))
+                else:
+                    candidate.scores.update(scores)
+                    candidate.drop = drop_clip(candidate.scores, config.filters)
+        if config.captioner.name != "none":
+            units = caption_units([c.job for c in self._kept()], config.captioner, config.data.limits)
+            for candidate, caption in self._described("captioning", units):
+                if not isinstance(caption, ClipError):
+                    candidate.captions += (Caption(caption, config.captioner.weight),)
+                elif not candidate.captions and config.data.missing_caption == "drop":
+                    candidate.drop = Drop("data.missing_caption", f"no caption: {caption}")
+            for candidate in self._kept():
+                candidate.drop = drop_captions([caption.text for caption in candidate.captions], config.filters)
+
+    def _described(self, label: str, units: list[Unit]) -> Iterator[tuple[Candidate, object]]:
+        kept = self._kept()
+        starts = list(accumulate((unit.count for unit in units), initial=0))
+        for index, result in self._stage(label, "clip", units):
+            yield from zip(kept[starts[index] : starts[index + 1]], read_descriptions(result), strict=True)
+
+    def assign_buckets(self) -> None:
+        for candidate in self._kept():
+            assert candidate.source.info is not None
+            found = choose_bucket(self.grids, candidate.source.info.size, candidate.clip.seconds, self.config)
+            if isinstance(found, Drop):
+                candidate.drop = found
+            else:
+                candidate.grid = found
+
+    def write_shards(self, out: OutputFolder) -> None:
+        """Of the clips of one bucket each, in their order."""
+        size = self.config.data.clips_per_shard
+        groups: list[tuple[Grid, int, list[Candidate]]] = []
+        for grid in self.grids:
+            of_bucket = [candidate for candidate in self._kept() if candidate.grid == grid]
+            groups += [(grid, n, of_bucket[n * size : (n + 1) * size]) for n in range(-(-len(of_bucket) // size))]
+        units = [
+            shard_unit([candidate.job for candidate in group], grid, number, self.config, self._encoders, out)
+            for grid, number, group in groups
+        ]
+        written: dict[int, WrittenShard] = {}
+        for index, result in self._stage("encoding", "clip", units):
+            written[index] = read_shard(result)
+            self._account(written[index], groups[index][2])
+        self.shards = [written[index] for index in sorted(written) if written[index].file is not None]
+
+    def _account(self, shard: WrittenShard, candidates: list[Candidate]) -> None:
+        for candidate in candidates:
+            reason = shard.failed.get(candidate.clip.id)
+            if reason is None:
+                candidate.shard = shard.file
+            else:
+                candidate.drop = Drop(UNREADABLE, reason)
+                candidate.source.notes.append(f"damaged: {reason}")
+                self._dropped_now[UNREADABLE] += 1
+            for name, max_tokens in shard.cut.get(candidate.clip.id, ()):
+                candidate.source.notes.append(f"with a caption cut to {max_tokens} tokens (text encoder: {name})")
+
+    def refuse_nothing(self) -> None:
+        """
+        Raises:
+            UserError: nothing is left; it names the rule that took the most, and what would let some pass.
+        """
+        if self._kept() or (not self.candidates and any(self._remaining())):
+            return
+        drops = [entry.drop for entry in self.inputs if entry.drop] + [c.drop for c in self.candidates if c.drop]
+        raise UserError("no clip is left: " + what_would_help(drops))
+
+    def _remaining(self) -> Iterator[Input]:
+        return (entry for entry in self.inputs if entry.drop is None)
+
+    def _kept(self) -> list[Candidate]:
+        return [candidate for candidate in self.candidates if candidate.drop is None]
+
+    def _clip_seconds(self) -> tuple[float, float]:
+        """The longest and the shortest that a clip can be."""
+        counts = [grid.frames for grid in self.grids]
+        return max(counts) / self.config.data.fps, min(counts) / self.config.data.fps
+
+    def _add_clips(self, entry: Input, clips: Sequence[Clip]) -> None:
+        assert entry.video is not None
+        self.candidates += [Candidate(entry, clip, entry.video.captions, dict(clip.scores)) for clip in clips]
+
+    def _drop(self, entry: Input, drop: Drop | None) -> None:
+        entry.drop = drop
+        if drop is not None:
+            self._dropped_now[drop.rule] += 1
+
+    def _stage(self, label: str, counted: str, units: Sequence[Unit]) -> Iterator[tuple[int, bytes]]:
+        """The results as they come, while progress is shown, with what has been dropped meanwhile."""
+        self._dropped_now.clear()
+        with self._show_progress(label, counted, sum(unit.count for unit in units)) as progress:
+            for index, result in self._engine.run(units, self._results):
+                yield index, result
+                progress.update(units[index].count)
+                if self._dropped_now:
+                    dropped = ", ".join(f"{rule} {count:,}" for rule, count in self._dropped_now.most_common(3))
+                    progress.set_postfix_str(f"dropped: {dropped}")
+
+
+def what_would_help(drops: Sequence[Drop]) -> str:
+    """In words: the rule that took the most, and which value of it the best of those would pass."""
+    if not drops:
+        return "the source holds no videos"
+    rule, count = Counter(drop.rule for drop in drops).most_common(1)[0]
+    of_rule = [drop for drop in drops if drop.rule == rule]
+    took = f"{rule} dropped {count:,} of {len(drops):,} ({Counter(drop.reason for drop in of_rule).most_common(1)[0][0]})"
+    scores = [drop.score for drop in of_rule if drop.score is not None]
+    threshold = of_rule[0].threshold
+    if scores and threshold is not None:
+        best = max(scores) if max(scores) < threshold else min(scores)
+        return f"{took}: its limit is {threshold:g}, and the best has {best:.4g}; change {rule} so that this passes"
+    if rule == "data.missing_caption":
+        return f"{took}: add captions, or set data.missing_caption=empty, or a [captioner]"
+    return took
+
+
+def fingerprint_of(videos: Sequence[Video]) -> str:
+    """Names the inputs: their ids, captions and sizes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for video in videos:
+        digest.update(json.dumps([video.id, video.captions, video.place.size]).encode())
+    return digest.hexdigest()

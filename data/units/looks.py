@@ -1,0 +1,136 @@
+"""Units of clips that are looked at: by scorers, by captioners, and for the report."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.engine import Guard, Unit, unit_key
+from data.probe import VideoError, VideoInfo
+from data.sources.discovery import Video
+from data.stages.captioners import Captioner, build_captioner
+from data.stages.failure import ClipError
+from data.stages.frames import ClipFrames, frames_of
+from data.stages.scorers import Scorer, load_scorers
+from data.units.jobs import ClipJob, identity, opened
+from video_dit.config import CaptionerConfig, FiltersConfig, Limits
+
+CLIPS_PER_SCORING = 32
+NUM_PICTURES, PICTURE_HEIGHT = 4, 160
+"""Of a clip in the report."""
+
+
+def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, limits: Limits) -> list[Unit]:
+    """The user's own scorers."""
+    look = _Look(filters.scorer_frames, filters.scorer_height, limits)
+    describe = partial(_score, tuple(filters.scorers.items()))
+    return _look_units("score", jobs, CLIPS_PER_SCORING, look, filters.scorers, describe)
+
+
+def caption_units(jobs: Sequence[ClipJob], captioner: CaptionerConfig, limits: Limits) -> list[Unit]:
+    look = _Look(captioner.num_frames, captioner.height, limits)
+    settings = captioner.model_dump(exclude={"weight", "batch_size"})
+    return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner))
+
+
+def read_descriptions(result: bytes) -> list[Any]:
+    """For each clip its caption or its scores by name, or a ClipError."""
+    return [ClipError(said["error"]) if "error" in said else said["found"] for said in json.loads(result)]
+
+
+class _Look(NamedTuple):
+    """What is shown of a clip."""
+
+    num_frames: int
+    height: int
+    limits: Limits
+
+
+Describe = Callable[[list[ClipFrames]], list[Any]]
+"""What is said of each of some clips, or the ClipError that hinders it."""
+
+
+def _look_units(
+    stage: str, jobs: Sequence[ClipJob], size: int, look: _Look, settings: object, describe: Describe
+) -> list[Unit]:
+    groups = [tuple(jobs[start : start + size]) for start in range(0, len(jobs), size)]
+    return [
+        Unit(
+            stage, unit_key(stage, look, settings, *(job.identity for job in group)),
+            partial(_look_at, group, look, describe), len(group),
+        )
+        for group in groups
+    ]  # fmt: skip
+
+
+def _look_at(jobs: tuple[ClipJob, ...], look: _Look, describe: Describe, guard: Guard) -> bytes:
+    seen: list[ClipFrames | ClipError] = []
+    for job in jobs:
+        try:
+            with opened(job.video, guard) as path:
+                seen.append(frames_of(path, job.info, job.clip.start, job.clip.seconds, *look))
+        except VideoError as error:
+            seen.append(ClipError(str(error)))
+    said = iter(describe([frames for frames in seen if isinstance(frames, ClipFrames)]))
+    outcomes = [next(said) if isinstance(frames, ClipFrames) else frames for frames in seen]
+    return json.dumps([{"error": str(o)} if isinstance(o, ClipError) else {"found": o} for o in outcomes]).encode()
+
+
+def _score(scorers: tuple[tuple[str, str], ...], clips: list[ClipFrames]) -> list[Any]:
+    functions = _scorers(scorers)
+    outcomes: list[Any] = []
+    for clip in clips:
+        try:
+            outcomes.append({name: function(clip.pixels) for name, function in functions.items()})
+        except ClipError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _caption(config: CaptionerConfig, clips: list[ClipFrames]) -> list[Any]:
+    return list(_captioner(config).caption(clips)) if clips else []
+
+
+@cache
+def _scorers(scorers: tuple[tuple[str, str], ...]) -> dict[str, Scorer]:
+    return load_scorers(dict(scorers))
+
+
+@cache
+def _captioner(config: CaptionerConfig) -> Captioner:
+    return build_captioner(config, torch.device(...))
+
+
+class Look(NamedTuple):
+    """A stretch of a video that the report shows; `id` names its pictures."""
+
+    id: str
+    video: Video
+    info: VideoInfo
+    start: float
+    seconds: float
+
+
+def picture_units(looks: Sequence[Look], limits: Limits) -> list[Unit]:
+    return [
+        Unit("picture", unit_key("picture", identity(look.video), *look[3:], limits), partial(_take_pictures, look, limits))
+        for look in looks
+    ]
+
+
+def read_pictures(result: bytes) -> list[NDArray[np.uint8]]:
+    return list(np.load(io.BytesIO(result), allow_pickle=False))
+
+
+def _take_pictures(look: Look, limits: Limits, guard: Guard) -> bytes:
+    frames = np.zeros((0, 1, 1, 3), np.uint8)
+    with suppress(VideoError), opened(look.video, guard) as path:
+        frames = frames_of(path, look.info, look.start, look.seconds, NUM_PICTURES, PICTURE_HEIGHT, limits).pixels
+    file = io.BytesIO()
+    np.save(file, frames)
+    return file.getvalue()
