@@ -1,5 +1,6 @@
 """[shots], [filters], [captioner] and [buckets]: which clips become of the videos."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,9 @@ from video_dit.errors import UserError
 
 Aspect = Annotated[str, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")]
 """WIDTH:HEIGHT"""
+
+_FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
+_ADDRESS = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:[0-9]+)?(/[^\s?#]*)?")
 
 
 class ShotsConfig(Table):
@@ -77,7 +81,7 @@ class FiltersConfig(Table):
         if taken := {"brightness", "change", "bars", "motion", "sharpness", "difference"} & self.scorers.keys():
             raise UserError(f"filters.scorers.{min(taken)} has the name of a score that is always there: take another")
         for name, function in self.scorers.items():
-            if function.count(":") != 1:
+            if not _FUNCTION.fullmatch(function):
                 raise UserError(f"filters.scorers.{name} is {function!r}: write it as 'package.module:function'")
         return self
 
@@ -92,8 +96,13 @@ class CaptionerConfig(Table):
     )
     model: str | None = Field(None, description="transformers: folder or hub name; server: the model's name there")
     url: str | None = Field(None, description="server: address up to /v1; OPENAI_API_KEY is its key, if it wants one")
-    prompt: str = Field("Describe this video in one paragraph.", description="what the model is asked")
-    num_frames: Count = Field(8, description="frames that it sees, spread evenly over the clip")
+    prompt: str = Field(
+        "Describe this video in one paragraph.",
+        description="what the model is asked; BLIP, GIT and others that only name a picture are asked nothing",
+    )
+    num_frames: Count = Field(
+        8, description="frames that it sees, spread evenly over the clip; BLIP, GIT and the like see the middle one"
+    )
     height: Count = Field(336, description="pixels of the frames' shorter side")
     max_new_tokens: Count = Field(256, description="tokens of a caption")
     batch_size: Count = Field(8, description="clips at a time; for a server, requests at a time")
@@ -106,6 +115,8 @@ class CaptionerConfig(Table):
             raise UserError("captioner.model names the model, and captioner.name how it is reached: give both or none")
         if (self.name == "server") != (self.url is not None):
             raise UserError("captioner.url is for captioner.name = server, which needs it")
+        if self.url is not None and not _ADDRESS.fullmatch(self.url):
+            raise UserError(f"captioner.url is {self.url!r}: write it as http://HOST:PORT/v1, or with https://")
         return self
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.encoders.pretrained import Source
+from video_dit.pretrained import Source
 
 
 def test_names_of_the_hub_may_go_on_with_a_folder() -> None:
