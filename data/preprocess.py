@@ -17,7 +17,7 @@ from data.report.summary import summary
 from data.report.tables import CLIPS_FILE, VIDEO_SCHEMA, VIDEOS_FILE, build_table, clip_schema, probed_columns, table_bytes
 from data.sources.discovery import discover
 from data.stages.encoding import EncoderSource
-from data.units import Look, picture_units, read_pictures
+from data.units.looks import Look
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data.engine import Engine, Unit
 from data.output import OutputFolder
@@ -16,16 +19,16 @@ from data.probe import VideoInfo
 from data.sources.captions import Caption
 from data.sources.discovery import Dropped, Video
 from data.stages.buckets import choose_bucket, make_buckets
-from data.stages.clips import Clip, cut, whole
+from data.stages.clips import Clip, Lengths, cut, whole
 from data.stages.duplicates import find_duplicates
 from data.stages.encoding import EncoderSource
 from data.stages.failure import ClipError
 from data.stages.filters import Drop, clip_limits, drop_captions, drop_clip, drop_video
 from data.stages.scan import Scan
-from data.units import (
-    ClipJob, EncoderInfo, WrittenShard, caption_units, encoders_unit, probe_units, read_descriptions, read_encoders,
-    read_probe, read_shard, scan_unit, scorer_units, shard_unit,
-)  # fmt: skip
+from data.units.jobs import ClipJob
+from data.units.looks import Look, caption_units, picture_units, read_descriptions, read_pictures, scorer_units
+from data.units.shards import EncoderInfo, WrittenShard, encoders_unit, read_encoders, read_shard, shard_unit
+from data.units.videos import probe_units, read_probe, scan_unit
 from video_dit.config import Config
 from video_dit.errors import UserError
 from video_dit.shapes import Grid
@@ -81,9 +84,6 @@ class Candidate:
         return ClipJob(self.source.video, self.source.info, self.clip, self.captions)
 
 
-T = TypeVar("T")
-
-
 class Preprocessing:
     """The stages in their order. What an earlier one has dropped, a later one does not look at.
 
@@ -120,6 +120,11 @@ class Preprocessing:
         return next(read_encoders(result) for _, result in self._stage("loading the encoders", "encoder", [unit]))
 
     @cached_property
+    def _lengths(self) -> Lengths:
+        counts = [grid.frames for grid in self.grids]
+        return Lengths(self.config.data.fps, max(counts), min(counts))
+
+    @cached_property
     def grids(self) -> list[Grid]:
         """Of the clips, in pixels."""
         return make_buckets(self.config, self.encoder_info)
@@ -153,38 +158,51 @@ class Preprocessing:
             return dropped
         if info.duration is None:
             return None
-        found = choose_bucket(grids, info.size, info.duration + 0.5 / config.data.fps, config)
+        clips = whole(entry.id, info, config.shots, self._lengths)
+        found = choose_bucket(grids, info.size, clips[0].seconds if clips else info.duration, config)
         return found if isinstance(found, Drop) else None
 
     def plan(self) -> None:
         """In place of `cut`: as if each video were one shot, without a look at its frames."""
         for entry in self._remaining():
-            assert entry.info is not None
-            self._add_clips(entry, whole(entry.id, entry.info, self.config.shots, *self._clip_seconds()))
+            self._add_whole(entry)
 
     def cut(self) -> None:
-        """The clips of each shot, with their scores, where something needs a look at the frames."""
+        """The clips of each shot, with their scores; of whole videos, where nothing needs a look at their frames."""
         config = self.config
         looks = config.shots.detector != "none" or clip_limits(config.filters) or config.filters.min_difference
-        if not looks:
-            self.plan()
-            return
-        entries = list(self._remaining())
+        entries = []
+        for entry in self._remaining():
+            assert entry.info is not None
+            if looks or entry.info.duration is None:
+                entries.append(entry)
+            else:
+                self._add_whole(entry)
         units = [scan_unit(entry.video, entry.info, config) for entry in entries if entry.video and entry.info]
         for index, result in self._stage("looking for shots", "video", units):
-            entry, scan = entries[index], Scan.from_bytes(result)
-            assert entry.info is not None
-            clips = cut(entry.id, scan, entry.info, config.shots, *self._clip_seconds())
-            if scan.problem is not None:
-                entry.notes.append(f"damaged: {scan.problem}")
-            if clips:
-                self._add_clips(entry, clips)
-            elif scan.problem is not None:
-                self._drop(entry, Drop(UNREADABLE, scan.problem))
-            else:
-                self._drop(entry, Drop(NO_SHOT, "no shot as long as a clip"))
+            self._add_cut(entries[index], Scan.from_bytes(result))
         order = {entry.id: index for index, entry in enumerate(self.inputs)}
         self.candidates.sort(key=lambda candidate: (order[candidate.source.id], candidate.clip.start))
+
+    def _add_whole(self, entry: Input) -> None:
+        assert entry.info is not None
+        clips = whole(entry.id, entry.info, self.config.shots, self._lengths)
+        if clips:
+            self._add_clips(entry, clips)
+        else:
+            self._drop(entry, Drop(NO_SHOT, "its header does not say how long it is"))
+
+    def _add_cut(self, entry: Input, scan: Scan) -> None:
+        assert entry.info is not None
+        clips = cut(entry.id, scan, entry.info, self.config.shots, self._lengths)
+        if scan.problem is not None:
+            entry.notes.append(f"damaged: {scan.problem}")
+        if clips:
+            self._add_clips(entry, clips)
+        elif scan.problem is not None:
+            self._drop(entry, Drop(UNREADABLE, scan.problem))
+        else:
+            self._drop(entry, Drop(NO_SHOT, "no shot is as long as a clip"))
 
     def filter(self) -> None:
         """By what was measured, and by likeness to an earlier clip."""
@@ -266,6 +284,12 @@ class Preprocessing:
             for name, max_tokens in shard.cut.get(candidate.clip.id, ()):
                 candidate.source.notes.append(f"with a caption cut to {max_tokens} tokens (text encoder: {name})")
 
+    def take_pictures(self, looks: Sequence[Look]) -> dict[str, list[NDArray[np.uint8]]]:
+        """For the report, by the names of the looks."""
+        units = picture_units(looks, self.config.data.limits)
+        results = self._stage("taking pictures for the report", "picture", units)
+        return {looks[index].id: read_pictures(result) for index, result in results}
+
     def refuse_nothing(self) -> None:
         """
         Raises:
@@ -281,11 +305,6 @@ class Preprocessing:
 
     def _kept(self) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.drop is None]
-
-    def _clip_seconds(self) -> tuple[float, float]:
-        """The longest and the shortest that a clip can be."""
-        counts = [grid.frames for grid in self.grids]
-        return max(counts) / self.config.data.fps, min(counts) / self.config.data.fps
 
     def _add_clips(self, entry: Input, clips: Sequence[Clip]) -> None:
         assert entry.video is not None
