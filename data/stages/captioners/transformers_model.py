@@ -76,7 +76,7 @@ class TransformersCaptioner:
         except ValueError as error:
             if len(clips) > 1:
                 return [caption for clip in clips for caption in self._captions([clip])]
-            return [ClipError(f"the captioner's processor refuses its frames: {error}")]
+            return [ClipError(f"the captioner does not take its frames: {error}")]
         captions: list[str | ClipError] = []
         for said in self._generate(inputs):
             try:
