@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from data.dataset_info import Bucket, DatasetInfo
 from data.latents import encode
 from data.probe import VideoError, probe
-from data.shards import DatasetInfo, ShardWriter, StoredSample, write_shard
+from data.shards import ShardWriter, StoredSample, write_shard
 from data.sources.captions import Caption
 from data.sources.discovery import Dropped, Video, discover
 from data.storage import as_file
@@ -34,6 +35,16 @@ class Report:
     num_videos: int = 0
     dropped: list[Dropped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+
+    def counts(self) -> dict[str, int]:
+        return {"videos": self.num_inputs, "videos_with_clips": self.num_videos, "clips": self.num_clips}
+
+    def dropped_by_reason(self) -> list[dict[str, Any]]:
+        """As `DatasetInfo.dropped`."""
+        examples = {dropped.reason: dropped.id for dropped in reversed(self.dropped)}
+        rows = Counter(dropped.reason for dropped in self.dropped).most_common()
+        nothing = {"rule": "unusable", "threshold": None, "clips": 0}
+        return [{**nothing, "reason": reason, "videos": n, "example": examples[reason]} for reason, n in rows]
 
     def summary(self) -> str:
         """The counts, then each reason with how many inputs it took, the most frequent first."""
@@ -58,6 +69,7 @@ def preprocess(
     config: Config,
     autoencoder: Autoencoder,
     text_encoder: TextEncoder,
+    fingerprints: dict[str, str | None],
     overwrite: bool,
     progress: Callable[[Iterable[Video], int], Iterable[Video]],
 ) -> Report | None:
@@ -68,6 +80,7 @@ def preprocess(
         out: the folder for the shards.
         config: its tables `data`, `autoencoder` and `text_encoder` are read.
         autoencoder, text_encoder: as those tables say.
+        fingerprints: theirs, by the names of those tables.
         overwrite: replace shards that were made from something else.
         progress: wraps the iteration over the videos (their count is given), to show it.
 
@@ -82,14 +95,15 @@ def preprocess(
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "autoencoder", "text_encoder")}
     inputs = _fingerprint(videos)
-    if not overwrite and _are_made(out, tables, inputs):
+    if not overwrite and _are_made(out, tables, inputs, fingerprints):
         return None
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in (out / "dataset.json", *out.glob("shard-*.arrow")):
         stale.unlink(missing_ok=True)
     report = Report(num_inputs=len(videos) + len(dropped), dropped=dropped)
-    shards = ShardWriter(out, config.data.clips_per_shard)
+    bucket = Bucket.of(config.data.grid, autoencoder)
+    shards = ShardWriter(out, bucket.name, config.data.clips_per_shard)
     captions: dict[str, None] = {}
     with (out / "report.jsonl").open("w", encoding="utf-8") as lines:
         for entry in dropped:
@@ -101,18 +115,21 @@ def preprocess(
             captions.update(dict.fromkeys(caption for sample in samples for caption in sample.captions))
             shards.add(samples)
     shards.close()
-    if not shards.counts:
+    if not shards.shards:
         raise UserError(f"no clip came out of {source}\n{report.summary()}")
     no_clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
     nothing = StoredSample("", ("",), (1.0,), torch.zeros(0), None, _on_cpu(text_encoder.encode([""])), no_clip)
-    write_shard(out / "empty_prompt.arrow", [nothing])
+    write_shard(out / "empty_prompt.arrow", [nothing], "")
     examples = _spread(list(captions), NUM_EXAMPLE_PROMPTS)
     write_atomically(out / "example_prompts.txt", "".join(f"{caption}\n" for caption in examples))
-    DatasetInfo(tables, inputs, encoded, shards.counts).write(out)
+    DatasetInfo(
+        tables, inputs, fingerprints, encoded, {bucket.name: bucket}, shards.shards, report.counts(),
+        report.dropped_by_reason(), "latents",
+    ).write(out)  # fmt: skip
     return report
 
 
-def _are_made(out: Path, tables: dict[str, dict[str, Any]], inputs: str) -> bool:
+def _are_made(out: Path, tables: dict[str, dict[str, Any]], inputs: str, fingerprints: dict[str, str | None]) -> bool:
     """Whether the folder holds just these shards.
 
     Raises:
@@ -121,7 +138,7 @@ def _are_made(out: Path, tables: dict[str, dict[str, Any]], inputs: str) -> bool
     if not (out / "dataset.json").exists():
         return False
     existing = DatasetInfo.read(out)
-    if (existing.tables, existing.inputs) != (tables, inputs):
+    if (existing.tables, existing.inputs, existing.fingerprints) != (tables, inputs, fingerprints):
         raise UserError(
             f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
         )

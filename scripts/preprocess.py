@@ -9,6 +9,7 @@ from command_line import CONFIG_HELP, progress_bar, run_program
 from data.preprocess import preprocess
 from video_dit.config import load_config
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprints
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
         config,
         build_autoencoder(config.autoencoder, device),
         build_text_encoder(config.text_encoder, device),
+        encoder_fingerprints(config),
         args.overwrite,
         lambda videos, count: progress_bar(videos, total=count, unit="video", label="preprocessing"),
     )
