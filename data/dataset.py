@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.shards import DatasetInfo, Sample, ShardReader
+from data.dataset_info import DatasetInfo, size_problem
+from data.shards import Sample, ShardReader
 from video_dit.contracts import Batch, ClipInfo, TextCondition, TextSegment
 from video_dit.errors import UserError
 from video_dit.seeds import derive_seed
@@ -27,10 +28,12 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         self.seed = seed
         self._readers: dict[str, ShardReader] = {}
         places = []
-        for name, count in self.info.shards.items():
+        for name, shard in self.info.shards.items():
+            if problem := size_problem(folder / name, shard):
+                raise UserError(f"{problem}: preprocess again")
             ids = self._reader(name).ids()
-            if len(ids) != count:
-                raise UserError(f"{folder / name} holds {len(ids)} clips instead of {count}: preprocess again")
+            if len(ids) != shard.clips:
+                raise UserError(f"{folder / name} holds {len(ids)} clips instead of {shard.clips}: preprocess again")
             places += [(sample_id, name, index) for index, sample_id in enumerate(ids)]
         self._places = sorted(places)
         self._order: tuple[int, list[int]] = (-1, [])

@@ -9,10 +9,8 @@ A folder of shards holds:
 - example_prompts.txt: captions, to try a run with
 """
 
-import json
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +20,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data.dataset_info import ShardInfo, checksum
 from data.latents import STORED, draw_latents
-from video_dit.contracts import ClipInfo, EncodedShape, TextCondition, TextSegment
+from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
-from video_dit.files import write_atomically
-from video_dit.shapes import Grid
 
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("captions", pa.list_(pa.string())), ("weights", pa.list_(pa.float64()))]
@@ -74,102 +71,19 @@ class StoredSample(NamedTuple):
         return Sample(self.id, self.captions[index], latents, text, self.clip)
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """dataset.json.
-
-    tables: the config tables that the shards were made with.
-    inputs: names what they hold.
-    encoded: what the encoders made of each clip.
-    shards: how many clips are in each file.
-    """
-
-    tables: dict[str, dict[str, Any]]
-    inputs: str
-    encoded: EncodedShape
-    shards: dict[str, int]
-
-    @property
-    def num_clips(self) -> int:
-        return sum(self.shards.values())
-
-    def differing_keys(self, other: "DatasetInfo") -> list[str]:
-        """What shards must have in common to be shown to one model, and these have not; the videos may differ."""
-        ours, theirs = (
-            {"autoencoder": tables["autoencoder"], "text_encoder": tables["text_encoder"]}
-            | {f"data.{key}": tables["data"][key] for key in ("fps", "num_frames", "height", "width")}
-            for tables in (self.tables, other.tables)
-        )
-        return [key for key in ours if ours[key] != theirs[key]]
-
-    def write(self, folder: Path) -> None:
-        segments = [segment._asdict() for segment in self.encoded.segments]
-        values = {**self.__dict__, "encoded": {**self.encoded._asdict(), "segments": segments}}
-        write_atomically(folder / "dataset.json", json.dumps(values, indent=2) + "\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> "DatasetInfo":
-        """
-        Raises:
-            UserError: the folder holds no finished shards, or those of another version.
-        """
-        path = folder / "dataset.json"
-        if not path.exists():
-            raise UserError(f"{folder} holds no shards (it has no dataset.json): make them with scripts/preprocess.py")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.keys() != cls.__dataclass_fields__.keys():
-            raise UserError(f"{path} is of another version: preprocess with --overwrite")
-        return cls(**{**values, "encoded": _encoded_shape(values["encoded"])})
-
-
-def _encoded_shape(values: dict[str, Any]) -> EncodedShape:
-    """From JSON, which knows lists alone."""
-    segments = [
-        TextSegment(**{key: value if key == "name" else tuple(value) for key, value in segment.items()})
-        for segment in values["segments"]
-    ]
-    return EncodedShape(**{**values, "grid": Grid(*values["grid"]), "segments": tuple(segments)})
-
-
-def write_shard(path: Path, samples: list[StoredSample]) -> None:
-    """Writes to a temporary name first, so that a shard is whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        for sample in samples:
-            writer.write_batch(pa.RecordBatch.from_pylist([_row(sample)], schema=_SCHEMA))
-    temporary.replace(path)
-
-
-class ShardWriter:
-    """Collects samples, and writes a shard whenever there are enough.
+def shard_of(samples: Sequence[StoredSample], bucket: str) -> tuple[bytes, ShardInfo]:
+    """The content of a file, and what `dataset.json` says of it.
 
     Args:
-        folder: for the shards.
-        clips_per_shard: samples in each but the last.
-
-    Attributes:
-        counts: the samples of each file that is written.
+        samples: all of one shape.
+        bucket: that shape's name.
     """
-
-    def __init__(self, folder: Path, clips_per_shard: int) -> None:
-        self.counts: dict[str, int] = {}
-        self._folder = folder
-        self._clips_per_shard = clips_per_shard
-        self._waiting: list[StoredSample] = []
-
-    def add(self, samples: list[StoredSample]) -> None:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_file(stream, _SCHEMA) as writer:
         for sample in samples:
-            self._waiting.append(sample)
-            if len(self._waiting) == self._clips_per_shard:
-                self.close()
-
-    def close(self) -> None:
-        """Writes what waits, if anything does."""
-        if self._waiting:
-            name = f"shard-{len(self.counts):05d}.arrow"
-            write_shard(self._folder / name, self._waiting)
-            self.counts[name] = len(self._waiting)
-            self._waiting.clear()
+            writer.write_batch(pa.RecordBatch.from_pylist([_row(sample)], schema=_SCHEMA))
+    content = stream.getvalue().to_pybytes()
+    return content, ShardInfo(len(samples), bucket, len(content), checksum([content]))
 
 
 class ShardReader:

@@ -11,7 +11,7 @@ import torch
 from command_line import run_program
 from safetensors.torch import save_file
 
-from data.shards import DatasetInfo
+from data.dataset_info import DatasetInfo
 from video_dit.config import TrainingConfig, dump, load_config
 from video_dit.errors import UserError
 from video_dit.files import write_atomically

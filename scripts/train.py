@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from command_line import CONFIG_HELP, run_program
+from command_line import CONFIG_HELP, progress_bar, run_program
 from torch import Tensor
 
 from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
-from data.shards import DatasetInfo
+from data.dataset_info import DatasetInfo, verify
 from video_dit.config import load_config
 from video_dit.contracts import Batch
+from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
 from video_dit.models import build_model
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
 from video_dit.training.engine import ranks
@@ -31,13 +32,16 @@ def main() -> None:
         "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
     )
     parser.add_argument("--run", type=Path, required=True, help="folder for the run; resumed if it exists")
+    parser.add_argument("--verify", action="store_true", help="first compare all shards with their checksums")
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     args = parser.parse_intermixed_args()
 
-    config = load_config(args.config, args.overrides, fixed=DatasetInfo.read(args.data).tables)
+    info = DatasetInfo.read(args.data)
+    config = load_config(args.config, args.overrides, fixed=info.tables)
+    not_compared = check_encoders(config, info.fingerprints, str(args.data))
     dataset = ClipDataset(args.data, config.seed)
-    encoded = dataset.info.encoded
+    encoded = info.encoded
     tokens_per_sample = token_grid(encoded.grid, config.model.patch_size).size + encoded.text_length
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
@@ -45,7 +49,7 @@ def main() -> None:
         return load_batches(dataset, positions, config.training.num_workers)
 
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-    if held_out is not None and (different := held_out.info.differing_keys(dataset.info)):
+    if held_out is not None and (different := held_out.info.differing_keys(info)):
         raise UserError(
             f"{args.validation} was preprocessed with another {different[0]} than {args.data}: use one config for both"
         )
@@ -55,20 +59,36 @@ def main() -> None:
         return load_once(held_out, config.training.validation_clips, rank, num_ranks, batch_size)
 
     with ranks() as rank:
+        if args.verify and rank == 0:
+            verify_all([args.data, *([args.validation] if args.validation else [])])
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
         model = build_model(config, encoded)
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
-            changes = run.open(config, dataset.info.inputs, dataset.example_prompts())
+            data = TrainingData(info.inputs, info.fingerprints, encoded.grid)
+            changes = run.open(config, data, dataset.example_prompts())
             print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")
             for change in changes:
                 print(f"changed since this run began: {change}")
+            for told in not_compared:
+                print(told)
         train(
             config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation,
             tokens_per_sample, run,
         )  # fmt: skip
+
+
+def verify_all(folders: list[Path]) -> None:
+    """
+    Raises:
+        UserError: a shard is not as it was written.
+    """
+    for folder in folders:
+        problems = verify(folder, lambda names: progress_bar(names, unit="shard", label="verifying"))
+        if problems:
+            raise UserError("\n".join([*problems, f"fetch {folder} again, or preprocess with --overwrite"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from data.preprocess import preprocess
 from data.shapes_dataset.make import make_clips
 from video_dit.config import Config, load_config
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprints
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = (
@@ -60,7 +61,10 @@ def tiny_shards(shapes_videos: Path, tiny_config: Config, tmp_path_factory: pyte
     folder = tmp_path_factory.mktemp("shards")
     autoencoder = build_autoencoder(tiny_config.autoencoder)
     text_encoder = build_text_encoder(tiny_config.text_encoder)
-    preprocess(shapes_videos, folder, tiny_config, autoencoder, text_encoder, False, lambda videos, _: videos)
+    fingerprints = encoder_fingerprints(tiny_config)
+    preprocess(
+        shapes_videos, folder, tiny_config, autoencoder, text_encoder, fingerprints, False, lambda videos, _: videos
+    )
     return folder
 
 

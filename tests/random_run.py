@@ -8,16 +8,18 @@ from safetensors.torch import save_file
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprints
 from video_dit.models import build_model
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, TrainingData
 
 
 def random_run(folder: Path, config: Config) -> Path:
     run = RunFolder(folder)
-    run.open(config, "videos", ["a prompt"])
-    torch.manual_seed(0)
     autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    model = build_model(config, EncodedShape.of(config.data.grid, autoencoder, text_encoder))
+    encoded = EncodedShape.of(config.data.grid, autoencoder, text_encoder)
+    run.open(config, TrainingData("videos", encoder_fingerprints(config), encoded.grid), ["a prompt"])
+    torch.manual_seed(0)
+    model = build_model(config, encoded)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     run.checkpoint(1).mkdir()

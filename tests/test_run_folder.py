@@ -3,31 +3,40 @@ from pathlib import Path
 import pytest
 
 from video_dit.config import Config, ConfigError, load_config
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, TrainingData
+from video_dit.shapes import Grid
+
+DATA = TrainingData("videos", {"autoencoder": "first"}, Grid(1, 2, 3))
 
 
 def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    assert run.open(Config(), "videos", ["a prompt"]) == []
+    assert run.open(Config(), DATA, ["a prompt"]) == []
     assert run.load_config() == Config()
-    assert run.open(Config(), "videos", ["a prompt"]) == []
+    assert run.open(Config(), DATA, ["a prompt"]) == []
     assert (
-        run.open(load_config(None, ["model.depth=7"]), "videos", ["a prompt"]) == []
+        run.open(load_config(None, ["model.depth=7"]), DATA, ["a prompt"]) == []
     )  # nothing is lost before a checkpoint
-    run.open(Config(), "videos", ["a prompt"])
+    run.open(Config(), DATA, ["a prompt"])
     run.checkpoint(1).mkdir()
     run.publish_checkpoint(run.checkpoint(1), keep=1)
     longer = load_config(None, ["training.steps=5000"])
-    assert run.open(longer, "videos", ["a prompt"]) == ["training.steps: 1000 before, 5000 now"]
+    assert run.open(longer, DATA, ["a prompt"]) == ["training.steps: 1000 before, 5000 now"]
     with pytest.raises(ConfigError, match=r"started with model.depth = 6, and this is 7: give --run another folder"):
-        run.open(load_config(None, ["model.depth=7"]), "videos", ["a prompt"])
+        run.open(load_config(None, ["model.depth=7"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match="was started with seed = 0, and this is 1"):
-        run.open(load_config(None, ["seed=1"]), "videos", ["a prompt"])
+        run.open(load_config(None, ["seed=1"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match=r"was started with training.optimizer = 'adamw'"):
-        run.open(load_config(None, ["training.optimizer=muon"]), "videos", ["a prompt"])
+        run.open(load_config(None, ["training.optimizer=muon"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match="was started with shards of other videos"):
-        run.open(Config(), "other videos", ["a prompt"])
-    assert run.load_config() == longer
+        run.open(Config(), DATA._replace(inputs="other videos"), ["a prompt"])
+    with pytest.raises(ConfigError, match=r"shards of the autoencoder first, and these are of second: give --data"):
+        run.open(Config(), DATA._replace(fingerprints={"autoencoder": "second"}), ["a prompt"])
+    assert run.open(longer, DATA._replace(fingerprints={"autoencoder": None}), ["a prompt"]) == []
+    moved = load_config(None, ["training.steps=5000", "autoencoder.frames_per_chunk=2"])
+    assert run.open(moved, DATA, ["a prompt"]) == ["autoencoder.frames_per_chunk: 16 before, 2 now"]
+    assert run.load_config() == moved
+    assert run.load_data() == DATA
 
 
 def test_checkpoints_are_named_when_complete_and_old_ones_go(tmp_path: Path) -> None:
@@ -45,6 +54,6 @@ def test_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         RunFolder(tmp_path).load_config()
     run = RunFolder(tmp_path / "run")
-    run.open(Config(), "videos", [])
+    run.open(Config(), DATA, [])
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
         run.averaged_weights()

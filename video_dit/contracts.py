@@ -4,7 +4,7 @@ These stand below every room, so that `data` can use an encoder that it was give
 and training can read batches without knowing `data`.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +81,11 @@ class TextSegment(NamedTuple):
     def max_tokens(self) -> int:
         """Longer prompts are cut."""
         return self.tokens[1] - self.tokens[0]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TextSegment":
+        """What `_asdict` gave, after JSON has made lists of its ranges."""
+        return cls(**{key: value if key == "name" else tuple(value) for key, value in values.items()})
 
 
 class TextEncoder(Protocol):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 
 from video_dit.errors import UserError
@@ -43,6 +44,17 @@ class Source(NamedTuple):
         if self.is_local:
             return self._replace(name=str(neighbour)) if neighbour.is_dir() else self
         return self._replace(subfolder=neighbour.as_posix() if self.subfolder else "")
+
+    def file(self, name: str) -> Path | None:
+        """One of its files on this machine, in the folder or the hub's cache; None where it is not."""
+        if self.is_local:
+            path = Path(self.name) / name
+            return path if path.is_file() else None
+        try:
+            found = try_to_load_from_cache(self.name, f"{self.subfolder}/{name}" if self.subfolder else name)
+        except HFValidationError:  # no name that the hub could have
+            return None
+        return Path(found) if isinstance(found, str) else None
 
     @property
     def options(self) -> dict[str, Any]:

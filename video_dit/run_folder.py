@@ -1,7 +1,7 @@
 """The layout of a run folder, which is all there is to a run.
 
 - config.toml: the resolved config
-- inputs.txt: which videos its shards were made from, as one word
+- data.json: which videos and encoders its shards were made with, and how large their latents are
 - versions.json: what it ran with
 - metrics.jsonl: one line per step
 - validation.jsonl: one line per validation
@@ -18,14 +18,28 @@ import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from video_dit.config import Config, ConfigError, dump, load_config
+from video_dit.config import WHERE_AND_HOW, Config, ConfigError, dump, load_config
 from video_dit.files import write_atomically
+from video_dit.shapes import Grid
 
 _VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops", "av", "diffusers", "transformers")
 _MAY_CHANGE = ("training", "sampling", "deepspeed")
 _MUST_STAY = ("training.optimizer", "training.batch_size", "training.betas", "training.weight_decay")
+
+
+class TrainingData(NamedTuple):
+    """What a run must know of its data when it goes on, and when clips are generated.
+
+    inputs: names what the data was made from.
+    fingerprints: of the encoders that it was made with, by the names of their tables; None where nobody could tell.
+    grid: latents of a clip; one that all clips fit into.
+    """
+
+    inputs: str
+    fingerprints: dict[str, str | None]
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -63,15 +77,15 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
-    def _inputs(self) -> Path:
-        return self.path / "inputs.txt"
+    def _data(self) -> Path:
+        return self.path / "data.json"
 
-    def open(self, config: Config, inputs: str, example_prompts: list[str]) -> list[str]:
+    def open(self, config: Config, data: TrainingData, example_prompts: list[str]) -> list[str]:
         """Makes the folder, or reopens it, and records the config. Until the first checkpoint, everything may change.
 
         Args:
             config: the resolved config.
-            inputs: names what the data was made from; a run goes on with the data that it was started with.
+            data: a run goes on with the data that it was started with.
             example_prompts: captions of the data.
 
         Returns:
@@ -80,35 +94,46 @@ class RunFolder:
         Raises:
             ConfigError: the run was started with another model, data, seed or optimizer.
         """
-        changes = self._changes(config, inputs) if self.latest_checkpoint() else []
+        changes = []
+        if self.latest_checkpoint():
+            changes = self._changes(config, data)
+            known = self.load_data().fingerprints
+            data = data._replace(fingerprints={name: known[name] or found for name, found in data.fingerprints.items()})
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         write_atomically(self.config_file, dump(config))
-        write_atomically(self._inputs, inputs + "\n")
+        write_atomically(self._data, json.dumps(data._asdict(), indent=2) + "\n")
         write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
-    def _changes(self, config: Config, inputs: str) -> list[str]:
-        if self._inputs.read_text(encoding="utf-8").strip() != inputs:
+    def _changes(self, config: Config, data: TrainingData) -> list[str]:
+        before = self.load_data()
+        if before.inputs != data.inputs:
             raise ConfigError(
                 f"{self.path} was started with shards of other videos: give --data those, or --run another folder"
             )
+        for name, fingerprint in data.fingerprints.items():
+            if fingerprint and before.fingerprints[name] and fingerprint != before.fingerprints[name]:
+                raise ConfigError(
+                    f"{self.path} was started with shards of the {name} {before.fingerprints[name]}, and these are of "
+                    f"{fingerprint}: give --data those, or --run another folder"
+                )
         old, new = self.load_config().model_dump(), config.model_dump()
         changes = []
         for table, values in new.items():
             pairs = values.items() if isinstance(values, dict) else [("", values)]
             for key, value in pairs:
-                before = old[table].get(key) if key else old[table]
-                if before == value:
+                was = old[table].get(key) if key else old[table]
+                if was == value:
                     continue
                 name = f"{table}.{key}" if key else table
-                if table not in _MAY_CHANGE or name in _MUST_STAY:
+                if (table not in _MAY_CHANGE and name not in WHERE_AND_HOW) or name in _MUST_STAY:
                     raise ConfigError(
-                        f"{self.path} was started with {name} = {before!r}, and this is {value!r}: "
+                        f"{self.path} was started with {name} = {was!r}, and this is {value!r}: "
                         "give --run another folder, or go on with the old value"
                     )
-                changes.append(f"{name}: {before!r} before, {value!r} now")
+                changes.append(f"{name}: {was!r} before, {value!r} now")
         return changes
 
     def load_config(self) -> Config:
@@ -120,6 +145,17 @@ class RunFolder:
         if not self.config_file.exists():
             raise ConfigError(f"{self.path} is not a run folder (it has no config.toml): name one that train.py made")
         return load_config(self.config_file)
+
+    def load_data(self) -> TrainingData:
+        """What the run was trained on.
+
+        Raises:
+            ConfigError: this is not a run folder, or one of an earlier version.
+        """
+        if not self._data.exists():
+            raise ConfigError(f"{self.path} is not a run folder of this version (it has no data.json): train it again")
+        values = json.loads(self._data.read_text(encoding="utf-8"))
+        return TrainingData(**{**values, "grid": Grid(*values["grid"])})
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"

@@ -23,12 +23,21 @@ CLIPS_PER_BATCH = 16
 
 
 class EncoderSource(NamedTuple):
-    """How a process comes by its encoders: the functions that build them, and their tables."""
+    """How a process comes by its encoders: the functions that build them and tell them apart, and their tables."""
 
     build_autoencoder: Callable[[AutoencoderConfig, torch.device], Autoencoder]
     build_text_encoder: Callable[[TextEncoderConfig, torch.device], TextEncoder]
+    fingerprint: Callable[[AutoencoderConfig | TextEncoderConfig], str | None]
     autoencoder: AutoencoderConfig
     text_encoder: TextEncoderConfig
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """By the names of the tables; None where the files of a pretrained encoder are not on this machine."""
+        return {name: self.fingerprint(getattr(self, name)) for name in ("autoencoder", "text_encoder")}
+
+    def identity(self) -> list[object]:
+        """What names the encoders, as JSON can hold it."""
+        return [self.autoencoder.model_dump(), self.text_encoder.model_dump(), self.fingerprints()]
 
 
 @lru_cache(maxsize=1)
@@ -69,20 +78,35 @@ def read_clips(
 
 
 def encode_clips(
-    windows: Sequence[Window], ids: Sequence[str], captions: Sequence[tuple[Caption, ...]], fps: float,
-    autoencoder: Autoencoder, text_encoder: TextEncoder,
-) -> list[StoredSample]:
-    """Clips of one bucket, all at once; what has no caption gets the empty one."""  # fmt: skip
+    windows: Sequence[Window], named: Sequence[tuple[str, tuple[Caption, ...]]], fps: float, autoencoder: Autoencoder,
+    text_encoder: TextEncoder,
+) -> list[StoredSample]:  # fmt: skip
+    """Clips of one bucket, all at once.
+
+    Args:
+        named: the id and the captions of each; what has no caption gets the empty one.
+    """
     mean, std = encode(torch.from_numpy(np.stack([window.frames for window in windows])), autoencoder)
-    shown = [own or (Caption("", 1.0),) for own in captions]
-    texts = text_encoder.encode([caption.text for own in shown for caption in own])
-    samples, first = [], 0
-    for index, (window, own) in enumerate(zip(windows, shown, strict=True)):
-        text = TextCondition(*(tensor[first : first + len(own)].cpu() for tensor in texts))
+    captions = [own or (Caption("", 1.0),) for _, own in named]
+    texts = _on_cpu(text_encoder.encode([caption.text for own in captions for caption in own]))
+    samples: list[StoredSample] = []
+    first = 0
+    for index, (window, (name, _), own) in enumerate(zip(windows, named, captions, strict=True)):
+        text = TextCondition(*(tensor[first : first + len(own)] for tensor in texts))
         first += len(own)
         sizes = (fps, window.source_size, window.crop)
         clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in sizes))
         words, weights = zip(*own, strict=True)
         deviation = None if std is None else std[index].cpu()
-        samples.append(StoredSample(ids[index], words, weights, mean[index].cpu(), deviation, text, clip))
+        samples.append(StoredSample(name, words, weights, mean[index].cpu(), deviation, text, clip))
     return samples
+
+
+def prompt_alone(prompt: str, text_encoder: TextEncoder) -> StoredSample:
+    """A sample without latents."""
+    clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
+    return StoredSample("", (prompt,), (1.0,), torch.zeros(0), None, _on_cpu(text_encoder.encode([prompt])), clip)
+
+
+def _on_cpu(condition: TextCondition) -> TextCondition:
+    return TextCondition(*(tensor.cpu() for tensor in condition))

@@ -7,19 +7,25 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
+from data.dataset_info import ShardInfo
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
-from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, load_encoders, read_clips
+from data.shards import StoredSample, shard_of
+from data.stages.buckets import bucket_name
+from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, load_encoders, prompt_alone, read_clips
 from data.units.jobs import ClipJob, opened
 from data.video import Window
 from video_dit.config import Config, DataConfig
-from video_dit.contracts import TextSegment, truncated_by
+from video_dit.contracts import TextEncoder, TextSegment, truncated_by
 from video_dit.shapes import Grid
 
 
 class EncoderInfo(NamedTuple):
-    """What must be known of the encoders to plan with them, and what they make of the empty prompt, as a shard."""
+    """What must be known of the encoders to plan with them, and what they make of the empty prompt, as a shard.
+
+    The first eight are as in the protocols `Autoencoder` and `TextEncoder`.
+    """
 
     stride: tuple[int, int, int]
     causal: bool
@@ -29,12 +35,13 @@ class EncoderInfo(NamedTuple):
     width: int
     pooled_width: int
     segments: tuple[TextSegment, ...]
+    fingerprints: dict[str, str | None]
     empty_prompt: bytes
 
 
 def encoders_unit(source: EncoderSource) -> Unit:
-    """What the encoders are; loading them takes long, so it is a worker's task too."""
-    return Unit("encoders", unit_key("encoders", *source.identity), partial(_describe_encoders, source))
+    """What the encoders are; as loading them takes long and much memory, a worker does it."""
+    return Unit("encoders", unit_key("encoders", source.identity()), partial(_describe_encoders, source))
 
 
 def read_encoders(result: bytes) -> EncoderInfo:
@@ -48,24 +55,23 @@ def _describe_encoders(source: EncoderSource, guard: Guard) -> bytes:  # noqa: A
     autoencoder, text_encoder = load_encoders(source)
     values = {name: getattr(autoencoder, name) for name in ("stride", "causal", "frame_step", "channels")}
     values |= {name: getattr(text_encoder, name) for name in ("max_length", "width", "pooled_width")}
-    empty = base64.b64encode(shard_bytes([empty_sample(text_encoder)])).decode()
-    segments = [segment._asdict() for segment in text_encoder.segments]
-    return json.dumps({**values, "segments": segments, "empty_prompt": empty}).encode()
+    values["segments"] = [segment._asdict() for segment in text_encoder.segments]
+    values["fingerprints"] = source.fingerprints()
+    values["empty_prompt"] = base64.b64encode(shard_of([prompt_alone("", text_encoder)], "")[0]).decode()
+    return json.dumps(values).encode()
 
 
 class WrittenShard(NamedTuple):
     """A shard, and what became of the clips that it was to hold.
 
     file: its name; None where no clip was left.
-    clips: how many it holds.
-    checksum: of the file.
+    info: what `dataset.json` says of it.
     failed: reasons, by the ids of the clips that could not be decoded.
     cut: by the ids of the clips, the text encoders that cut a caption, each with how many tokens it reads.
     """
 
     file: str | None
-    clips: int
-    checksum: str
+    info: ShardInfo
     failed: dict[str, str]
     cut: dict[str, list[tuple[str, int]]]
 
@@ -74,7 +80,7 @@ def shard_unit(
     jobs: Sequence[ClipJob], grid: Grid, number: int, config: Config, encoders: EncoderSource, out: OutputFolder
 ) -> Unit:
     """Of clips of one bucket. The file's name names its content, so that one that is there is the right one."""
-    settings = (grid, config.data.fps, config.data.decoder, config.data.limits, *encoders.identity)
+    settings = (grid, config.data.fps, config.data.decoder, config.data.limits, encoders.identity())
     key = unit_key("shard", *settings, *([*job.identity, job.captions] for job in jobs))
     file = f"shard-{bucket_name(grid)}-{number:05d}-{key[:8]}.arrow"
     work = partial(_write_shard, tuple(jobs), grid, config.data, encoders, out, file)
@@ -82,7 +88,8 @@ def shard_unit(
 
 
 def read_shard(result: bytes) -> WrittenShard:
-    return WrittenShard(**json.loads(result))
+    values = json.loads(result)
+    return WrittenShard(**{**values, "info": ShardInfo(**values["info"])})
 
 
 def _write_shard(
@@ -96,15 +103,17 @@ def _write_shard(
 
     def encode_waiting() -> None:
         ready, windows = zip(*waiting, strict=True)
-        ids, captions = [job.clip.id for job in ready], [job.captions for job in ready]
-        samples.extend(encode_clips(windows, ids, captions, data.fps, autoencoder, text_encoder))
+        named = [(job.clip.id, job.captions) for job in ready]
+        samples.extend(encode_clips(windows, named, data.fps, autoencoder, text_encoder))
         waiting.clear()
 
     for group in _of_one_video(jobs):
         found: dict[int, Window] = {}
+        first = group[0]
         try:
-            with opened(group[0].video, guard, group[0].info.duration or 0.0) as path:
-                found.update(read_clips(path, group[0].info, [job.clip.start for job in group], grid, data))
+            with opened(first.video, guard, first.info.duration or 0.0) as path:
+                for index, window in read_clips(path, first.info, [job.clip.start for job in group], grid, data):
+                    found[index] = window
         except VideoError as error:
             failed.update({job.clip.id: str(error) for index, job in enumerate(group) if index not in found})
         for index, window in sorted(found.items()):
@@ -113,17 +122,18 @@ def _write_shard(
                 encode_waiting()
     if waiting:
         encode_waiting()
-    content = shard_bytes(samples)
+    content, info = shard_of(samples, bucket_name(grid))
     if samples:
         out.write(file, content)
-    cut = {
-        job.clip.id: sorted({(s.name, s.max_tokens) for text, _ in job.captions for s, _ in truncated_by(text_encoder, text)})
-        for job in jobs
-    }
-    written = WrittenShard(
-        file if samples else None, len(samples), checksum(content), failed, {k: v for k, v in cut.items() if v}
-    )
-    return json.dumps(written._asdict()).encode()
+    cut = {job.clip.id: segments for job in jobs if (segments := _cut(job, text_encoder))}
+    values = WrittenShard(file if samples else None, info, failed, cut)._asdict()
+    return json.dumps({**values, "info": info._asdict()}).encode()
+
+
+def _cut(job: ClipJob, text_encoder: TextEncoder) -> list[tuple[str, int]]:
+    """The text encoders that do not read the whole of a clip's captions."""
+    cuts = (truncated_by(text_encoder, caption.text) for caption in job.captions)
+    return sorted({(segment.name, segment.max_tokens) for found in cuts for segment, _ in found})
 
 
 def _of_one_video(jobs: Sequence[ClipJob]) -> Iterator[list[ClipJob]]:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 from dataclasses import replace
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
-from data.shards import DatasetInfo, ShardReader, write_shard
+from data.dataset_info import DatasetInfo, checksum, verify
+from data.shards import ShardReader, write_shard
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
@@ -61,8 +63,8 @@ def test_seeds_differ_by_epoch_by_sample_and_by_run(tiny_shards: Path) -> None:
 def test_the_order_does_not_depend_on_how_clips_lie_in_shards(tiny_shards: Path, tmp_path: Path) -> None:
     info = DatasetInfo.read(tiny_shards)
     samples = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
-    write_shard(tmp_path / "one.arrow", samples[::-1])
-    replace(info, shards={"one.arrow": len(samples)}).write(tmp_path)
+    shard = write_shard(tmp_path / "one.arrow", samples[::-1], "4x16x16")
+    replace(info, shards={"one.arrow": shard}).write(tmp_path)
     ours, theirs = ClipDataset(tmp_path, seed=0), ClipDataset(tiny_shards, seed=0)
     assert [ours[k][0].id for k in range(10)] == [theirs[k][0].id for k in range(10)]
 
@@ -81,8 +83,8 @@ def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny
     ]
     for folder, order in (("one", pairs), ("other", pairs[::-1])):
         (tmp_path / folder).mkdir()
-        write_shard(tmp_path / folder / "all.arrow", order)
-        replace(info, shards={"all.arrow": len(order)}).write(tmp_path / folder)
+        shard = write_shard(tmp_path / folder / "all.arrow", order, "4x16x16")
+        replace(info, shards={"all.arrow": shard}).write(tmp_path / folder)
 
     def shown(folder: str, seed: int, epochs: range) -> dict[tuple[int, str], str]:
         dataset = ClipDataset(tmp_path / folder, seed)
@@ -136,10 +138,31 @@ def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) 
         ClipDataset(tmp_path, seed=0)
     info = DatasetInfo.read(tiny_shards)
     name = next(iter(info.shards))
-    (tmp_path / name).write_bytes((tiny_shards / name).read_bytes()[:-200])
     info.write(tmp_path)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name} is missing: preprocess again"):
         ClipDataset(tmp_path, seed=0)
+    (tmp_path / name).write_bytes((tiny_shards / name).read_bytes()[:-200])
+    with pytest.raises(UserError, match=f"{name} is damaged: it has .* bytes instead of .*: preprocess again"):
+        ClipDataset(tmp_path, seed=0)
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        ShardReader(tmp_path / name)
+
+
+def test_a_changed_byte_is_found(tiny_shards: Path, tmp_path: Path) -> None:
+    info = DatasetInfo.read(tiny_shards)
+    first, second = info.shards
+    for name in info.shards:
+        (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
+    info.write(tmp_path)
+    assert verify(tmp_path) == []
+    expected = hashlib.blake2b((tmp_path / first).read_bytes(), digest_size=16).hexdigest()
+    assert checksum(tmp_path / first) == info.shards[first].checksum == expected
+    content = bytearray((tmp_path / second).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / second).write_bytes(content)
+    assert verify(tmp_path) == [f"{tmp_path / second} holds other bytes than were written"]
+    (tmp_path / first).unlink()
+    assert verify(tmp_path)[0] == f"{tmp_path / first} is missing"
 
 
 def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path, tiny_config: Config) -> None:
@@ -154,10 +177,25 @@ def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path
 
 def test_a_dataset_file_of_another_version_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
     values = json.loads((tiny_shards / "dataset.json").read_text())
-    del values["encoded"]
-    (tmp_path / "dataset.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"dataset.json is of another version: preprocess with --overwrite"):
-        DatasetInfo.read(tmp_path)
+    assert values["version"] == 2
+    old = {key: values[key] for key in ("tables", "inputs", "encoded")}
+    for other, version in ((old, 1), ({**values, "version": 3}, 3)):
+        (tmp_path / "dataset.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match=rf"json is of version {version}, and this is 2: preprocess with --over"):
+            DatasetInfo.read(tmp_path)
+
+
+def test_a_dataset_file_says_what_was_written(tiny_shards: Path, tmp_path: Path) -> None:
+    info = DatasetInfo.read(tiny_shards)
+    info.write(tmp_path)
+    assert DatasetInfo.read(tmp_path) == info
+    assert list(info.buckets) == ["4x16x16"]
+    assert info.buckets["4x16x16"].latents == info.encoded.grid
+    other = {**info.fingerprints, "autoencoder": "another"}
+    assert replace(info, fingerprints=other).differing_keys(info) == ["autoencoder"]
+    assert replace(info, fingerprints={**other, "autoencoder": None}).differing_keys(info) == []
+    assert replace(info, buckets={}).differing_keys(info) == []
+    assert info.differing_keys(replace(info, buckets={})) == ["shape of clips (4x16x16)"]
 
 
 def test_shards_of_another_version_are_refused(tiny_shards: Path, tmp_path: Path) -> None:

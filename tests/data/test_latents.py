@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from data.dataset import ClipDataset, collate
+from data.dataset_info import DatasetInfo
 from data.latents import draw_latents, encode, normalized
-from data.shards import DatasetInfo, ShardReader, write_shard
+from data.shards import ShardReader, write_shard
 from video_dit.contracts import Posterior
 from video_dit.encoders.autoencoders import PixelAutoencoder
 from video_dit.sampling.frames import from_uint8, to_uint8
@@ -39,8 +40,8 @@ def uncertain(tiny_shards: Path, tmp_path: Path) -> Path:
     info = DatasetInfo.read(tiny_shards)
     stored = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
     samples = [one._replace(latents_std=torch.full_like(one.latents, i / 16)) for i, one in enumerate(stored)]
-    write_shard(tmp_path / "all.arrow", samples[::-1])
-    replace(info, shards={"all.arrow": len(samples)}).write(tmp_path)
+    shard = write_shard(tmp_path / "all.arrow", samples[::-1], next(iter(info.buckets)))
+    replace(info, shards={"all.arrow": shard}).write(tmp_path)
     return tmp_path
 
 

@@ -9,20 +9,23 @@ import pytest
 import torch
 
 from data.dataset import ClipDataset
+from data.dataset_info import DatasetInfo, verify
 from data.preprocess import Report, preprocess
-from data.shards import DatasetInfo, ShardReader
+from data.shards import ShardReader
 from data.sources.captions import CLEANED
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
 from video_dit.contracts import TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprints
 from video_dit.errors import UserError
 from video_dit.sampling.pipeline import to_uint8
 
 
 def run(source: Path, out: Path, config: Config, overwrite: bool = False) -> Report | None:
     autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    return preprocess(source, out, config, autoencoder, text_encoder, overwrite, lambda videos, _: videos)
+    fingerprints = encoder_fingerprints(config)
+    return preprocess(source, out, config, autoencoder, text_encoder, fingerprints, overwrite, lambda videos, _: videos)
 
 
 @pytest.fixture
@@ -76,7 +79,14 @@ def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Confi
     assert [(line["id"], line["clips"]) for line in lines] == [
         ("broken.mp4", 0), ("good.mp4", 2), ("short.mp4", 0), ("silent.mp4", 1)
     ]  # fmt: skip
-    assert DatasetInfo.read(tmp_path / "out").shards == {"shard-00000.arrow": 2, "shard-00001.arrow": 1}
+    info = DatasetInfo.read(tmp_path / "out")
+    found = [(name, shard.clips, shard.bucket) for name, shard in info.shards.items()]
+    assert found == [("shard-00000.arrow", 2, "4x32x32"), ("shard-00001.arrow", 1, "4x32x32")]
+    assert info.counts == {"videos": 4, "videos_with_clips": 2, "clips": 3}
+    assert [(row["reason"].split(" (")[0], row["videos"], row["example"]) for row in info.dropped] == [
+        ("is text, not a video", 1, "broken.mp4"), ("shorter than a clip", 1, "short.mp4")
+    ]  # fmt: skip
+    assert verify(tmp_path / "out") == []
 
 
 def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp_path: Path, config: Config) -> None:

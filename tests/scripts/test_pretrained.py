@@ -1,11 +1,14 @@
 """The three programs on pretrained encoders: tiny ones, with random weights."""
 
+import re
+import shutil
 from pathlib import Path
 
 import diffusers
 import pytest
 import transformers
 from launch import run_script
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data.dataset import ClipDataset
@@ -57,3 +60,27 @@ def test_from_videos_to_a_clip(encoders: tuple[Path, Path], shapes_videos: Path,
     assert clips.returncode == 0, clips.stderr
     refused = run_script("preprocess.py", shapes_videos, "--out", shards, *settings, "data.num_frames=8")
     assert (refused.returncode, "takes 4k + 1 frames: use 5 or 9" in refused.stderr) == (2, True)
+
+    shutil.copytree(wan, tmp_path / "moved")
+    longer = (*train, "training.steps=3", f"autoencoder.model={tmp_path / 'moved'}")
+    gone_on = run_script(*longer, "--verify")
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert f"changed since this run began: autoencoder.model: '{wan}' before" in gone_on.stdout
+    file = tmp_path / "moved/diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    generate = ("generate.py", "--run", run, "--out", tmp_path / "other", "a red circle")
+    for program, source in ((longer, shards), (generate, run)):
+        refused = run_script(*program)
+        assert refused.returncode == 2
+        told = rf"error: {source} was made with the autoencoder \w{{32}}, and .*moved\) of this config is \w{{32}}: "
+        assert re.search(told, refused.stderr)
+    shutil.rmtree(tmp_path / "moved")
+    alone = run_script(*longer, "training.steps=4")
+    assert alone.returncode == 0, alone.stderr
+    assert "moved) is not on this machine, and could not be compared with that of" in alone.stdout
+    shard = next(shards.glob("shard-*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    refused = run_script(*longer, "--verify")
+    assert (refused.returncode, f"{shard} holds other bytes than were written" in refused.stderr) == (2, True)

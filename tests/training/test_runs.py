@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from data.preprocess import preprocess
 from video_dit.config import load_config
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprints
 
 NUM_STEPS = 20
 
@@ -92,7 +93,9 @@ def held_out_shards(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("held_out")
     config = load_config(None, [*TINY, "data.split=held_out"])
     encoders = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    preprocess(str(shapes_videos), folder, config, *encoders, False, lambda videos, _: videos)
+    preprocess(
+        str(shapes_videos), folder, config, *encoders, encoder_fingerprints(config), False, lambda videos, _: videos
+    )
     return folder
 
 

@@ -1,6 +1,13 @@
 """The config of a run: its schema, and how it is read, overridden, explained and written."""
 
-from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, Limits, TextEncoderConfig
+from video_dit.config.data import (
+    AUTOENCODER_STRIDES,
+    WHERE_AND_HOW,
+    AutoencoderConfig,
+    DataConfig,
+    Limits,
+    TextEncoderConfig,
+)
 from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
 from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
 from video_dit.config.model import ModelConfig
@@ -11,6 +18,7 @@ from video_dit.config.training import TrainingConfig
 
 __all__ = [
     "AUTOENCODER_STRIDES",
+    "WHERE_AND_HOW",
     "AutoencoderConfig",
     "BucketsConfig",
     "CaptionerConfig",

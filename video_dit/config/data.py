@@ -12,6 +12,22 @@ from video_dit.shapes import Grid
 AUTOENCODER_STRIDES = {"pixel": (1, 1, 1), "haar": (2, 2, 2)}
 """Of those without weights; the others' are in the model's own config."""
 
+WHERE_AND_HOW = frozenset(
+    (
+        "autoencoder.model",
+        "autoencoder.dtype",
+        "autoencoder.frames_per_chunk",
+        "autoencoder.tile_size",
+        "autoencoder.tile_overlap",
+        "text_encoder.models",
+        "text_encoder.dtype",
+    )
+)
+"""Keys that say where pretrained encoders are and in what precision and pieces they compute, not which ones they are.
+
+They may differ between shards, a run and sampling: fingerprints tell whether the encoders are the same.
+"""
+
 
 class Limits(NamedTuple):
     """What a video may ask for at most: pixels of a frame, seconds, and frames that are decoded."""

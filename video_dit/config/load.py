@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import tomli_w
 from pydantic import ValidationError
 
+from video_dit.config.data import WHERE_AND_HOW
 from video_dit.config.schema import Config
 from video_dit.config.table import Table
 from video_dit.errors import UserError
@@ -32,7 +33,8 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
     Args:
         path: the file; None for the defaults alone.
         overrides: "table.key=value" each, the value as in TOML (quotes around a plain word may be left out).
-        fixed: tables that something else has settled, such as those that the shards were made with.
+        fixed: tables that something else has settled, such as those that the shards were made with. Of these, a user
+            can still change the keys of `WHERE_AND_HOW`.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, a value is out of range, or a value contradicts `fixed`.
@@ -45,13 +47,14 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
             raise ConfigError(
                 f"{table} is {values[table]!r}, and must be a table: set keys of it, such as {table}.KEY=VALUE"
             )
+        chosen = {key for key in values.get(table, {}) if f"{table}.{key}" in WHERE_AND_HOW}
         for key, value in values.get(table, {}).items():
-            if key in settled and _plain(value) != _plain(settled[key]):
+            if key in settled and key not in chosen and _plain(value) != _plain(settled[key]):
                 raise ConfigError(
                     f"{table}.{key} is {value!r}, but the shards were made with {settled[key]!r}: "
                     f"leave the key out, or preprocess again with {table}.{key}={value}"
                 )
-        values[table] = {**values.get(table, {}), **settled}
+        values[table] = {**values.get(table, {}), **{key: settled[key] for key in settled if key not in chosen}}
     return _validated(values, f" ({path})" if path else "")
 
 

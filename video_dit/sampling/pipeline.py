@@ -17,6 +17,7 @@ from video_dit.diffusion.processes import build_process
 from video_dit.diffusion.solvers import solve
 from video_dit.diffusion.timesteps import sampling_times, shift_for
 from video_dit.encoders import build_autoencoder, build_text_encoder, truncation_warning
+from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
@@ -25,7 +26,7 @@ from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
 from video_dit.sampling.offload import offload_blocks
 from video_dit.sampling.plan import Plan, Window, plan_clip, still_length
-from video_dit.shapes import latent_grid
+from video_dit.shapes import Grid, latent_grid
 
 
 class _Batch(NamedTuple):
@@ -60,6 +61,7 @@ class VideoPipeline:
     Args:
         config: of the run.
         weights: of the model.
+        trained_grid: latents of a clip in training, one that all clips fit into.
         device: where to compute.
         precision: "fp32", or "bf16" for products in bfloat16 under autocast; None: as in training.
         compile: hands each block of the model to torch.compile: slow at first, then faster.
@@ -74,6 +76,7 @@ class VideoPipeline:
         self,
         config: Config,
         weights: dict[str, Tensor],
+        trained_grid: Grid,
         device: torch.device,
         *,
         precision: Precision | None = None,
@@ -93,7 +96,8 @@ class VideoPipeline:
         self.text_encoder = build_text_encoder(config.text_encoder)
         self._texts: dict[str, TextCondition] = {}
         self._makes_room = bool(config.text_encoder.models) and not offload  # for a text encoder that has weights
-        self.model = build_model(config, EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder))
+        encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
+        self.model = build_model(config, encoded._replace(grid=trained_grid))
         self.model.load_state_dict(weights)
         self.model.eval().requires_grad_(False)
         blocks = [*self.model.backbone.blocks, *getattr(self.model.backbone, "temporal_blocks", ())]
@@ -126,14 +130,18 @@ class VideoPipeline:
 
         Raises:
             ConfigError: this is not a run folder, or it has no checkpoint yet.
+            UserError: an encoder that the config names is not the one that the data was made with.
         """
         folder = RunFolder(Path(run))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        config = folder.load_config()
+        config, data = folder.load_config(), folder.load_data()
+        check_encoders(config, data.fingerprints, str(folder.path))
         file = folder.path / weights if weights is not None else folder.averaged_weights()
         if not file.exists():
             raise UserError(f"{file}: there are no such weights; the run may have gone on and removed this checkpoint")
-        pipeline = cls(config, load_file(file), device, **options)
+        pipeline = cls(config, load_file(file), data.grid, device, **options)
+        for told in check_encoders(config, data.fingerprints, str(folder.path)):  # now that all have been fetched
+            warnings.warn(told, SamplingWarning, stacklevel=2)
         pipeline.run, pipeline.weights_file = folder.path, file
         return pipeline
 
