@@ -25,10 +25,11 @@ from typing import Literal
 
 from data.decoders import decord, pyav, torchcodec
 from data.decoders.contract import Decoder, Picture, Size
+from data.decoders.pyav import ReferenceFrames
 from data.probe import VideoInfo
 from video_dit.config import Limits
 
-__all__ = ["DECODERS", "Picture", "Size", "read_frames"]
+__all__ = ["DECODERS", "Picture", "ReferenceFrames", "Size", "read_frames"]
 
 DECODERS: dict[str, Decoder] = {
     "pyav": pyav.read_frames,

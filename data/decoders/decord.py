@@ -28,7 +28,7 @@ def read_frames(path: Path, info: VideoInfo, seconds: Iterable[float], size: Siz
         )
     height, width = size
     try:
-        reader = decord.VideoReader(str(path), width=width, height=height)
+        reader = decord.VideoReader(str(path), width=width, height=height, num_threads=1)
         shown = np.array([reader.get_frame_timestamp(index) for index in range(len(reader))], dtype=np.float64)
         shown -= shown[0, 0]
         end = float(shown[-1, 1])

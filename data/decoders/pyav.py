@@ -1,5 +1,6 @@
 """Decoding by PyAV: FFmpeg's own libraries, at the side of which the other decoders are measured."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +31,7 @@ def read_frames(path: Path, info: VideoInfo, seconds: Iterable[float], size: Siz
     scale = _Scaler(info, size)
     picture: Picture | None = None
     with ExitStack() as files:
-        position = _Position(path, info, limits, files)
+        position = _Position(_Stream(path, info, limits, files))
         for wanted in seconds:
             shown = position.showing_at(wanted)
             if shown is None:
@@ -38,6 +39,40 @@ def read_frames(path: Path, info: VideoInfo, seconds: Iterable[float], size: Siz
             if picture is None or picture.seconds != shown.seconds:
                 picture = Picture(shown.seconds, scale(shown.frame))
             yield picture
+
+
+class ReferenceFrames:
+    """The frames of a video that others refer to, in order: a cheap look at all of it.
+
+    Those that B-frames and the like would add are neither decoded nor shown, which is half of the work in many files;
+    where a codec has none of them, or its decoder does not skip them, all frames come.
+
+    Args: those of `data.decoders.read_frames`.
+
+    Raises:
+        VideoError: while it is iterated over, as there. What can be decoded has been yielded before.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo, size: Size, limits: Limits):
+        self.path, self.info, self.size, self.limits = path, info, size, limits
+        self.end = 0.0
+        """Seconds at which the last frame ends that has been decoded; at the end of the video, the last of all."""
+
+    def __iter__(self) -> Iterator[Picture]:
+        scale = _Scaler(self.info, self.size)
+        with ExitStack() as files:
+            stream = _Stream(self.path, self.info, self.limits, files, "NONREF")
+            gap, timed = 1 / (self.info.average_rate or 25), None
+            while (timed := stream.next(timed)) is not None:
+                self.end = timed.seconds + gap
+                yield Picture(timed.seconds, scale(timed.frame))
+            if stream.problem is not None:
+                raise stream.problem
+            before, last = stream.latest
+            if before > -math.inf:
+                gap = stream.seconds(last) - stream.seconds(before)
+            self.end = stream.seconds(last) + gap
+            check_complete(self.info, stream.num_packets, self.end)
 
 
 class _Scaler:
@@ -61,16 +96,84 @@ class _Timed(NamedTuple):
     frame: VideoFrame
 
 
+class _Stream:
+    """Frames of a stream in order, each later than the one before it.
+
+    On one thread: which frames come out of a damaged file depends on the number of threads, and preprocessing has a
+    process on each core.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo, limits: Limits, files: ExitStack, skip_frame: str = "DEFAULT"):
+        self.path, self.info, self.limits, self.files, self.skip_frame = path, info, limits, files, skip_frame
+        self.num_decoded = self.num_packets = 0
+        self.latest: tuple[float, ...] = (-math.inf, -math.inf)
+        """Ticks of the two last frames of which packets have been read, also where they are not decoded."""
+        self.problem: VideoError | None = None
+        """Why there are no more frames, where that is not the end of the video."""
+        self.open()
+
+    def open(self) -> None:
+        """At the first frame."""
+        self.files.close()
+        self.container, self.stream = self.files.enter_context(open_video(self.path, self.info.stream))
+        self.stream.thread_type, self.stream.thread_count = "NONE", 1
+        self.stream.codec_context.skip_frame = self.skip_frame
+        self.restart()
+
+    def seek(self, seconds: float) -> bool:
+        """To the keyframe at this time or before it; False in a format that cannot seek."""
+        try:
+            self.container.seek(self.ticks(seconds), stream=self.stream)
+        except av.FFmpegError:
+            return False
+        self.restart()
+        return True
+
+    def restart(self) -> None:
+        self.problem = None
+        self.decoded = self._decode()
+
+    def ticks(self, seconds: float) -> int:
+        return round((self.info.start + seconds) / self.stream.time_base)
+
+    def seconds(self, ticks: float) -> float:
+        return float(ticks * self.stream.time_base) - self.info.start
+
+    def next(self, before: _Timed | None) -> _Timed | None:
+        """The next frame that is later than `before`; None at the end, and where there is a problem."""
+        try:
+            for frame in self.decoded:
+                self.num_decoded += 1
+                seconds = self.seconds(timestamp(frame))
+                check_limits((frame.height, frame.width), seconds, self.num_decoded, self.limits)
+                if before is None or seconds > before.seconds:
+                    return _Timed(seconds, frame)
+                if seconds < before.seconds - MAX_DISORDER:
+                    raise VideoError(f"has timestamps that go back, from {before.seconds:.3f} to {seconds:.3f} s")
+        except VideoError as error:
+            self.problem = error
+        except av.FFmpegError as error:
+            self.problem = VideoError(f"cannot be decoded: {reason(error)}")
+        return None
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        for packet in self.container.demux(self.stream):
+            if packet.size and not packet.is_discard:
+                self.num_packets += 1
+                ticks = packet.dts if packet.pts is None else packet.pts
+                if ticks is not None and ticks not in self.latest:
+                    self.latest = tuple(sorted((*self.latest, ticks))[1:])
+            yield from packet.decode()
+
+
 class _Position:
     """A place in a stream: the frame that shows, and the one after it. Goes on, or seeks where that is less work."""
 
-    def __init__(self, path: Path, info: VideoInfo, limits: Limits, files: ExitStack):
-        self.path, self.info, self.limits, self.files = path, info, limits, files
-        self.gap = 1 / (info.average_rate or 25)
-        self.num_decoded = 0
-        self.problem: VideoError | None = None
+    def __init__(self, stream: _Stream):
+        self.stream, self.info = stream, stream.info
+        self.gap = 1 / (self.info.average_rate or 25)
         self.shown: _Timed | None = None
-        self._open()
+        self.following: _Timed | None = None
 
     def showing_at(self, seconds: float) -> _Timed | None:
         """The frame that a player shows then; None after the last one, which lasts as long as the one before it.
@@ -82,39 +185,34 @@ class _Position:
         if self._is_ahead(time):
             self._seek(time)
         elif self.shown is None:
-            self.shown, self.following = self._next(), self._next()
+            self._start()
         while self.following is not None and self.following.seconds <= time:
             self.gap = self.following.seconds - self.shown.seconds
-            self.shown, self.following = self.following, self._next()
+            self.shown, self.following = self.following, self.stream.next(self.following)
         if self.shown is not None and (self.following is not None or time < self.shown.seconds + self.gap):
             return self.shown
-        if self.problem is not None:
-            raise self.problem
-        check_complete(self.info, self.num_decoded, self.shown.seconds + self.gap if self.shown else 0.0)
+        if self.stream.problem is not None:
+            raise self.stream.problem
+        check_complete(self.info, self.stream.num_decoded, self.shown.seconds + self.gap if self.shown else 0.0)
         return None
 
-    def _open(self) -> None:
-        """At the first frame."""
-        self.files.close()
-        self.container, self.stream = self.files.enter_context(open_video(self.path, self.info.stream))
-        self.stream.thread_type = "AUTO"
-        self.decoded = self.container.decode(self.stream)
-        self.shown = self.following = None
+    def _start(self) -> None:
+        """Takes the next two frames of the stream."""
+        self.shown, self.following = self.stream.next(None), None
+        if self.shown is not None:
+            self.following = self.stream.next(self.shown)
 
     def _is_ahead(self, time: float) -> bool:
         """Whether a keyframe lies between the frames that are decoded and the one that shows at this time."""
         latest = self.following or self.shown
         here = latest.seconds if latest else 0.0
-        if time <= here or self.problem is not None:
+        if time <= here or self.stream.problem is not None:
             return False
-        index = self.stream.index_entries
+        index = self.stream.stream.index_entries
         if self.info.num_frames and len(index) >= self.info.num_frames:
-            found = index.search_timestamp(self._ticks(time))
-            return found >= 0 and index[found].timestamp > self._ticks(here)
+            found = index.search_timestamp(self.stream.ticks(time))
+            return found >= 0 and index[found].timestamp > self.stream.ticks(here)
         return time > here + SEEK_AHEAD
-
-    def _ticks(self, seconds: float) -> int:
-        return round((self.info.start + seconds) / self.stream.time_base)
 
     def _seek(self, time: float) -> None:
         """To a frame that shows at this time or before it.
@@ -122,36 +220,10 @@ class _Position:
         Where a keyframe is followed by frames that show before it, the first one to come out may be late.
         """
         back = 0.0
-        while time > back:
-            try:
-                self.container.seek(self._ticks(time - back), stream=self.stream)
-            except av.FFmpegError:
-                break  # a format that cannot seek
-            self.decoded = self.container.decode(self.stream)
-            self.shown = self.following = None
-            self.shown = self._next()
+        while time > back and self.stream.seek(time - back):
+            self._start()
             if self.shown is not None and self.shown.seconds <= time:
-                self.following = self._next()
                 return
-            self.problem = None
             back = max(STEP_BACK, 2 * back)
-        self._open()
-        self.shown, self.following = self._next(), self._next()
-
-    def _next(self) -> _Timed | None:
-        """The next frame that is later than the one before it; None at the end, and where decoding fails."""
-        before = self.following or self.shown
-        try:
-            for frame in self.decoded:
-                self.num_decoded += 1
-                seconds = float(timestamp(frame) * self.stream.time_base) - self.info.start
-                check_limits((frame.height, frame.width), seconds, self.num_decoded, self.limits)
-                if before is None or seconds > before.seconds:
-                    return _Timed(seconds, frame)
-                if seconds < before.seconds - MAX_DISORDER:
-                    raise VideoError(f"has timestamps that go back, from {before.seconds:.3f} to {seconds:.3f} s")
-        except VideoError as error:
-            self.problem = error
-        except av.FFmpegError as error:
-            self.problem = VideoError(f"cannot be decoded: {reason(error)}")
-        return None
+        self.stream.open()
+        self._start()

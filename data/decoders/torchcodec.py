@@ -34,7 +34,7 @@ def read_frames(path: Path, info: VideoInfo, seconds: Iterable[float], size: Siz
             str(path),
             stream_index=info.stream,
             dimension_order="NHWC",
-            num_ffmpeg_threads=0,
+            num_ffmpeg_threads=1,
             transforms=[Resize(size)],
         )
         begin, end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
