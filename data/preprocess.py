@@ -1,21 +1,28 @@
 """From videos to shards: the whole of it, and the plan of it."""
 
-import json
-from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
-from data.dataset_info import Bucket, DatasetInfo, ShardInfo
+from data.dataset_info import Bucket, DatasetInfo, covering
 from data.engine import Engine
 from data.output import OutputFolder, output_folder
 from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of
 from data.report.drops import find_drops
 from data.report.examples import choose_examples
-from data.report.html import page
+from data.report.html import REPORT_FILE, report_page
 from data.report.summary import summary
-from data.report.tables import CLIPS_FILE, VIDEO_SCHEMA, VIDEOS_FILE, build_table, clip_schema, probed_columns, table_bytes
+from data.report.tables import (
+    CLIPS_FILE,
+    VIDEO_SCHEMA,
+    VIDEOS_FILE,
+    build_table,
+    clip_schema,
+    probed_columns,
+    table_bytes,
+)
 from data.sources.discovery import discover
+from data.stages.buckets import bucket_name
 from data.stages.encoding import EncoderSource
 from data.units.looks import Look
 from video_dit.config import Config
@@ -34,8 +41,14 @@ PER_BUCKET, PER_RULE = 8, 4
 
 
 def preprocess(
-    source: str, out: str, config: Config, encoders: EncoderSource, engine: Engine, overwrite: bool,
-    show_progress: ShowProgress, command: str,
+    source: str,
+    out: str,
+    config: Config,
+    encoders: EncoderSource,
+    engine: Engine,
+    overwrite: bool,
+    show_progress: ShowProgress,
+    command: str,
 ) -> str | None:
     """All stages. What an earlier run has done, and still holds, is not done again.
 
@@ -61,7 +74,7 @@ def preprocess(
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
     inputs = fingerprint_of(videos)
     existing = _existing(folder)
-    if existing is not None and (existing.tables, existing.inputs) == (tables, inputs):
+    if existing is not None and _is_made_of(existing, tables, inputs, encoders):
         return None
     if existing is not None and not overwrite:
         raise UserError(
@@ -78,11 +91,15 @@ def preprocess(
     work.refuse_nothing()
     work.write_shards(folder)
     work.refuse_nothing()
-    return _write_outcome(work, folder, tables, inputs, command)
+    return _write_outcome(work, out, folder, tables, inputs, command)
 
 
 def explain(
-    source: str, config: Config, encoders: EncoderSource, engine: Engine, results: OutputFolder,
+    source: str,
+    config: Config,
+    encoders: EncoderSource,
+    engine: Engine,
+    results: OutputFolder,
     show_progress: ShowProgress,
 ) -> str:
     """How many clips each bucket would get, and what would be dropped, by the headers of the videos alone.
@@ -104,22 +121,31 @@ def _existing(folder: OutputFolder) -> DatasetInfo | None:
     return None if content is None else DatasetInfo.parse(content, "dataset.json")
 
 
+def _is_made_of(existing: DatasetInfo, tables: dict[str, Any], inputs: str, encoders: EncoderSource) -> bool:
+    """Whether shards are what would be made again. Encoders that nobody can compare are taken for the same."""
+    pairs = zip(existing.fingerprints.values(), encoders.fingerprints().values(), strict=True)
+    same_encoders = all(theirs is None or ours is None or theirs == ours for theirs, ours in pairs)
+    return (existing.tables, existing.inputs) == (tables, inputs) and same_encoders
+
+
 def _write_outcome(
-    work: Preprocessing, folder: OutputFolder, tables: dict[str, Any], inputs: str, command: str
+    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, command: str
 ) -> str:
     """Tables, report, and, last, dataset.json; then what an earlier run left is removed."""
     videos, clips = _tables(work)
     encoders = work.encoder_info
-    buckets = {bucket.name: bucket for bucket in (Bucket.of(grid, encoders) for grid in work.grids)}
     kept = [candidate for candidate in work.candidates if candidate.drop is None]
-    used = {Bucket.of(c.grid, encoders).name for c in kept if c.grid is not None}
+    used = {candidate.grid for candidate in kept}
+    buckets = {bucket_name(grid): Bucket.of(grid, encoders) for grid in work.grids if grid in used}
     info = DatasetInfo(
         tables=tables,
         inputs=inputs,
         fingerprints=encoders.fingerprints,
-        encoded=EncodedShape.of(work.config.data.grid, encoders, encoders),
-        buckets={name: bucket for name, bucket in buckets.items() if name in used},
-        shards={shard.file: shard.info for shard in work.shards},
+        encoded=EncodedShape.of(work.config.data.grid, encoders, encoders)._replace(
+            grid=covering(bucket.latents for bucket in buckets.values())
+        ),
+        buckets=buckets,
+        shards={shard.file: shard.info for shard in work.shards if shard.file is not None},
         counts={
             "videos": len(work.inputs), "videos_with_clips": len({c.source.id for c in kept}), "clips": len(kept)
         },
@@ -131,7 +157,8 @@ def _write_outcome(
     folder.write("example_prompts.txt", "".join(f"{prompt}\n" for prompt in prompts).encode())
     folder.write(VIDEOS_FILE, table_bytes(videos))
     folder.write(CLIPS_FILE, table_bytes(clips))
-    folder.write("report.html", page(info.as_json(), videos, clips, _pictures(work, videos, clips), command).encode())
+    report = report_page(out, info.to_json(), videos, clips, _pictures(work, videos, clips), command)
+    folder.write(REPORT_FILE, report.encode())
     folder.write("dataset.json", info.to_bytes())
     for name in folder.names():
         if name.startswith("shard-") and name not in info.shards:

@@ -33,7 +33,7 @@ from video_dit.config import Config
 from video_dit.errors import UserError
 from video_dit.shapes import Grid
 
-UNREADABLE, NOT_A_VIDEO, NO_SHOT = "unreadable", "not a video", "no shot"
+UNREADABLE, NOT_TAKEN, NO_SHOT = "unreadable", "not taken", "no shot"
 """Rules that are no key of the config."""
 
 
@@ -108,7 +108,7 @@ class Preprocessing:
         self.config = config
         self._encoders, self._engine, self._results, self._show_progress = encoders, engine, results, show_progress
         self.inputs = [Input(video.id, video, notes=list(video.notes)) for video in videos]
-        self.inputs += [Input(entry.id, drop=Drop(NOT_A_VIDEO, entry.reason)) for entry in dropped]
+        self.inputs += [Input(entry.id, drop=Drop(NOT_TAKEN, entry.reason)) for entry in dropped]
         self.candidates: list[Candidate] = []
         self.shards: list[WrittenShard] = []
         self._dropped_now: Counter[str] = Counter()
@@ -116,8 +116,8 @@ class Preprocessing:
     @cached_property
     def encoder_info(self) -> EncoderInfo:
         """Of the encoders that the workers load."""
-        unit = encoders_unit(self._encoders)
-        return next(read_encoders(result) for _, result in self._stage("loading the encoders", "encoder", [unit]))
+        units = [encoders_unit(self._encoders)]
+        return [read_encoders(result) for _, result in self._stage("looking at the encoders", "task", units)][0]
 
     @cached_property
     def _lengths(self) -> Lengths:
@@ -333,7 +333,8 @@ def what_would_help(drops: Sequence[Drop]) -> str:
         return "the source holds no videos"
     rule, count = Counter(drop.rule for drop in drops).most_common(1)[0]
     of_rule = [drop for drop in drops if drop.rule == rule]
-    took = f"{rule} dropped {count:,} of {len(drops):,} ({Counter(drop.reason for drop in of_rule).most_common(1)[0][0]})"
+    reason = Counter(drop.reason for drop in of_rule).most_common(1)[0][0]
+    took = f"{rule} dropped {count:,} of {len(drops):,} ({reason})"
     scores = [drop.score for drop in of_rule if drop.score is not None]
     threshold = of_rule[0].threshold
     if scores and threshold is not None:

@@ -1,7 +1,7 @@
 """Turns a folder of videos, a manifest or WebDataset tars into shards of encoded clips to train on.
 
-The same command again goes on where an earlier one was stopped; with --overwrite and other settings, only what depends on
-them is done again.
+The same command again goes on where an earlier one was stopped; with --overwrite and other settings, only what depends
+on them is done again.
 """
 
 import argparse
@@ -21,13 +21,16 @@ from data.preprocess import RESULTS, explain, preprocess
 from data.stages.encoding import EncoderSource
 from video_dit.config import load_config
 from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.encoders.fingerprint import encoder_fingerprint
 from video_dit.errors import UserError
 
 
 def main() -> None:
     args = arguments()
     config = load_config(args.config, args.overrides)
-    encoders = EncoderSource(build_autoencoder, build_text_encoder, config.autoencoder, config.text_encoder)
+    encoders = EncoderSource(
+        build_autoencoder, build_text_encoder, encoder_fingerprint, config.autoencoder, config.text_encoder
+    )
     if args.explain:
         with engine_of(args) as engine, tempfile.TemporaryDirectory(prefix="video-dit-") as folder:
             results = output_folder(f"{args.out}/{RESULTS}" if args.out else folder)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.decoders import read_frames
 from data.probe import probe
 from data.report.examples import choose_examples
-from data.report.html import write_html
+from data.report.html import report_page
 from data.report.summary import summary
 from data.report.tables import VIDEO_SCHEMA, build_table, clip_schema, probed_columns
 from video_dit.config import Config, load_config
@@ -184,7 +184,8 @@ def _main() -> None:
     elif kind != "bare":
         pictures = noise([example.id for example in examples], rng)
     command = f"python scripts/preprocess.py 'my videos' --out {out} \\\n    filters.min_motion=0.05"
-    write_html(out / "report.html", made_info(config, clips), videos, clips, pictures, command)
+    report = report_page(str(out), made_info(config, clips), videos, clips, pictures, command)
+    (out / "report.html").write_text(report, encoding="utf-8")
     print(summary(videos, clips), os.path.getsize(out / "report.html"), len(examples), sep="\n")
 
 

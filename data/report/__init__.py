@@ -1,6 +1,6 @@
 """What a person sees of preprocessing: the tables in the output folder, the one in the terminal, and report.html.
 
-- `tables`: videos.parquet and clips.parquet, their columns, reading and writing
+- `tables`: videos.parquet and clips.parquet, their columns, building them
 - `drops`: what each rule dropped
 - `summary`: the table in the terminal
 - `examples`: which clips and videos the report shows, and their pictures as JPEG

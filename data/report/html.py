@@ -1,9 +1,9 @@
 """report.html: what became of the videos, in one file that opens anywhere."""
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from data.report.scores import Limit, Scores, charted
 from data.report.summary import count_notes, limit, number, share, shortened, shown
 from data.report.tables import CLIPS_FILE, VIDEOS_FILE, bucket_name, clips_per_bucket
 from video_dit.config import Config
-from video_dit.files import write_atomically
 
 REPORT_FILE = "report.html"
 MAX_NAME = 120
@@ -33,18 +32,18 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 """The browser loads nothing from anywhere."""
 
 
-def write_html(
-    path: Path,
+def report_page(
+    out: str,
     info: Mapping[str, Any],
     videos: pa.Table,
     clips: pa.Table,
     pictures: Mapping[str, Sequence[NDArray[np.uint8]]],
     command: str,
-) -> None:
-    """Writes the report; the same arguments give the same bytes, whatever the order of rows and pictures.
+) -> str:
+    """The report; the same arguments give the same text, whatever the order of rows and pictures.
 
     Args:
-        path: of the file, in the folder that has the tables.
+        out: the folder, or URL, that it is written to, beside the tables.
         info: as dataset.json: its tables, encoded, fingerprints and shards are shown.
         videos, clips: as data.report.tables describes them.
         pictures: frames [H, W, 3] of some clips and dropped videos, by id; those that `choose_examples` names.
@@ -52,7 +51,7 @@ def write_html(
     """
     strips = thumbnails(pictures)
     drops = find_drops(videos, clips)
-    title = f"Preprocessing report: {shown(path.parent.name)}" if path.parent.name else "Preprocessing report"
+    title = f"Preprocessing report: {shown(posixpath.basename(out.rstrip('/')))}"
     sections = {
         "shapes": ("Clips by shape", _buckets(clips, strips)),
         "numbers": ("Distributions", _charts(charted(videos, clips, info["tables"].get("filters", {})))),
@@ -61,7 +60,7 @@ def write_html(
         "encoders": ("Encoders", _encoders(info)),
         "config": ("Config", _config(info["tables"])),
         "again": ("Make it again", _again(command)),
-        "tables": ("Tables", _tables(path.parent)),
+        "tables": ("Tables", _tables(out)),
     }
     page = element(
         "html",
@@ -84,7 +83,7 @@ def write_html(
         ),
         lang="en",
     )
-    write_atomically(path, f"<!DOCTYPE html>\n{page}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
+    return f"<!DOCTYPE html>\n{page}\n".encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _part(name: str) -> Markup:
@@ -307,8 +306,8 @@ def _again(command: str) -> Markup:
     return joined(element("pre", command, id="command"), button)
 
 
-def _tables(folder: Path) -> Markup:
-    clips, videos = str(folder / CLIPS_FILE), str(folder / VIDEOS_FILE)
+def _tables(out: str) -> Markup:
+    clips, videos = posixpath.join(out, CLIPS_FILE), posixpath.join(out, VIDEOS_FILE)
     words = (
         "A row for each input is in ", element("code", VIDEOS_FILE), ", and one for each clip, kept or dropped, in ",
         element("code", CLIPS_FILE), ", beside this file. With pandas, or with pyarrow alone:",

@@ -5,7 +5,6 @@ unreadable; `reason` says it in words; `score` and `threshold` are null where th
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +12,6 @@ import pyarrow.parquet as pq
 
 from data.probe import VideoInfo
 from video_dit.errors import UserError
-from video_dit.files import open_atomically
 
 VIDEOS_FILE = "videos.parquet"
 CLIPS_FILE = "clips.parquet"
@@ -103,23 +101,11 @@ def probed_columns(info: VideoInfo) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """As Parquet, whole or not there; the same table gives the same bytes."""
-    with open_atomically(path) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-def read_table(path: Path) -> pa.Table:
-    """
-    Raises:
-        UserError: there is no such file, or it is damaged.
-    """
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: make it with scripts/preprocess.py") from error
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}): preprocess again") from error
+def table_bytes(table: pa.Table) -> bytes:
+    """As Parquet; the same table gives the same bytes."""
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def scorers_of(clips: pa.Table) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.decoders import Size, read_frames
+from data.decoders import read_frames
 from data.latents import encode
 from data.probe import VideoError, VideoInfo
 from data.shards import StoredSample
@@ -59,7 +59,8 @@ def read_clips(
 ) -> Iterator[tuple[int, Window]]:
     """The clips of one video that start at these seconds, each with its index, as they are complete.
 
-    The frame at time start + k / fps is the one that a player would show then. Clips that overlap share what is decoded.
+    The frame at time start + k / fps is the one that a player would show then. Clips that overlap share what is
+    decoded.
 
     Raises:
         VideoError: decoding fails, or the video ends before the last clip does; what was complete has been yielded.

@@ -42,6 +42,12 @@ class Scan(NamedTuple):
         problem = str(arrays.pop("problem"))
         return Scan(arrays.pop("seconds"), shots=arrays.pop("shots"), features=arrays, problem=problem or None)
 
+    @staticmethod
+    def of_nothing(problem: str) -> "Scan":
+        """Where no picture could be looked at."""
+        features = {name: np.zeros((0, 4) if name == "bars" else 0, kind) for name, kind in KINDS.items()}
+        return Scan(np.zeros(0), features, np.zeros((0, 2)), problem)
+
 
 KINDS = {
     "brightness": np.float32,

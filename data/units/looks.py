@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data.engine import Guard, Unit, unit_key
@@ -103,7 +104,7 @@ def _scorers(scorers: tuple[tuple[str, str], ...]) -> dict[str, Scorer]:
 
 @cache
 def _captioner(config: CaptionerConfig) -> Captioner:
-    return build_captioner(config, torch.device(...))
+    return build_captioner(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Look(NamedTuple):
@@ -117,10 +118,8 @@ class Look(NamedTuple):
 
 
 def picture_units(looks: Sequence[Look], limits: Limits) -> list[Unit]:
-    return [
-        Unit("picture", unit_key("picture", identity(look.video), *look[3:], limits), partial(_take_pictures, look, limits))
-        for look in looks
-    ]
+    keys = [unit_key("picture", identity(look.video), look.start, look.seconds, limits) for look in looks]
+    return [Unit("picture", key, partial(_take_pictures, look, limits)) for key, look in zip(keys, looks, strict=True)]
 
 
 def read_pictures(result: bytes) -> list[NDArray[np.uint8]]:

@@ -10,9 +10,9 @@ import pytest
 from report_tables import NASTY, made_info, made_tables, made_videos, noise
 
 from data.report.examples import choose_examples
-from data.report.html import write_html
+from data.report.html import report_page
 from data.report.markup import element, joined
-from data.report.tables import CLIPS_FILE, VIDEO_SCHEMA, build_table, clip_schema, write_table
+from data.report.tables import CLIPS_FILE, VIDEO_SCHEMA, build_table, clip_schema, table_bytes
 from video_dit.config import Config, load_config
 
 COMMAND = "python scripts/preprocess.py 'a & <b>' --out x \\\n  'data.path_template=\"{id}.mp4\"'"
@@ -58,9 +58,7 @@ def written(
     pictures: dict[str, Any] | None = None,
     config: Config | None = None,
 ) -> str:
-    path = folder / "report.html"
-    write_html(path, made_info(config or load_config(), tables[1]), *tables, pictures or {}, COMMAND)
-    return path.read_text(encoding="utf-8")
+    return report_page(str(folder), made_info(config or load_config(), tables[1]), *tables, pictures or {}, COMMAND)
 
 
 @pytest.fixture
@@ -195,7 +193,7 @@ def test_the_lines_of_python_read_the_tables(tables: tuple[pa.Table, pa.Table], 
     folder = tmp_path / 'it\'s "here"'
     folder.mkdir()
     for name, table in zip(("videos.parquet", CLIPS_FILE), tables, strict=True):
-        write_table(folder / name, table)
+        (folder / name).write_bytes(table_bytes(table))
     page = Page(written(folder, tables))
     lines = page.texts["tables"].split("import pyarrow")[1]
     found: dict[str, Any] = {}

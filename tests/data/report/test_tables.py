@@ -1,22 +1,20 @@
+import io
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from video_files import FILES
 
 from data.probe import probe
 from data.report.tables import (
-    CLIPS_FILE,
     VIDEO_SCHEMA,
     bucket_name,
     build_table,
     clip_schema,
     clips_per_bucket,
     probed_columns,
-    read_table,
     scorers_of,
-    write_table,
+    table_bytes,
 )
 from video_dit.config import Config
 from video_dit.errors import UserError
@@ -33,19 +31,14 @@ def test_columns_are_those_that_are_promised() -> None:
     assert clip_schema(["aesthetic"]).names == clips.split()
 
 
-def test_a_table_comes_back_as_it_was_and_in_the_same_bytes(tmp_path: Path) -> None:
+def test_a_table_comes_back_as_it_was_and_in_the_same_bytes() -> None:
     rows = [
         {"id": "a#0", "motion": 0.1, "captions": ["one", "two"], "weights": [0.5, 0.5], "aesthetic": 4.0},
         {"id": "👩\n#1", "duplicate_of": "a#0", "captions": []},
     ]
     table = build_table(rows, clip_schema(["aesthetic"]))
-    for name in ("first", "second"):
-        folder = tmp_path / f"key={name}"  # such a folder must not become a column
-        folder.mkdir()
-        write_table(folder / CLIPS_FILE, table)
-        assert read_table(folder / CLIPS_FILE).equals(table)
-        assert [path.name for path in folder.iterdir()] == [CLIPS_FILE]
-    assert (tmp_path / "key=first" / CLIPS_FILE).read_bytes() == (tmp_path / "key=second" / CLIPS_FILE).read_bytes()
+    assert table_bytes(table) == table_bytes(build_table(rows, clip_schema(["aesthetic"])))
+    assert pq.read_table(io.BytesIO(table_bytes(table))).equals(table)
     assert scorers_of(table) == ["aesthetic"]
     assert table["motion"].to_pylist() == [0.1, None]
 
@@ -58,14 +51,6 @@ def test_a_row_cannot_have_a_column_that_the_table_has_not() -> None:
 def test_a_scorer_cannot_take_the_name_of_a_column() -> None:
     with pytest.raises(UserError, match=r"'motion', which is a column of clips\.parquet"):
         clip_schema(["aesthetic", "motion"])
-
-
-def test_a_missing_and_a_damaged_table_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist: make it with"):
-        read_table(tmp_path / CLIPS_FILE)
-    (tmp_path / CLIPS_FILE).write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(UserError, match=r"is damaged .*: preprocess again"):
-        read_table(tmp_path / CLIPS_FILE)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -109,7 +94,6 @@ def test_buckets_are_counted_among_clips_that_were_kept() -> None:
     assert bucket_name(16, 32, 48) == "16x32x48"
 
 
-def test_parquet_says_nothing_of_when_it_was_written(tmp_path: Path) -> None:
-    write_table(tmp_path / "a", build_table([{"id": "a"}], VIDEO_SCHEMA))
-    assert set(pq.read_metadata(tmp_path / "a").metadata or {}) <= {b"ARROW:schema"}
-    assert isinstance(read_table(tmp_path / "a"), pa.Table)
+def test_parquet_says_nothing_of_when_it_was_written() -> None:
+    content = table_bytes(build_table([{"id": "a"}], VIDEO_SCHEMA))
+    assert set(pq.read_metadata(io.BytesIO(content)).metadata or {}) <= {b"ARROW:schema"}

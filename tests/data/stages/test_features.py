@@ -116,7 +116,9 @@ def test_blur_lowers_sharpness(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 255])
-@pytest.mark.parametrize(("top", "bottom", "left", "right"), [(30, 30, 0, 0), (0, 0, 48, 48), (30, 0, 0, 64), (0, 0, 0, 0)])
+@pytest.mark.parametrize(
+    ("top", "bottom", "left", "right"), [(30, 30, 0, 0), (0, 0, 48, 48), (30, 0, 0, 64), (0, 0, 0, 0)]
+)
 def test_bars_are_a_share_of_the_picture(
     tmp_path: Path, top: int, bottom: int, left: int, right: int, level: int
 ) -> None:
