@@ -71,7 +71,7 @@ def _load(key: str, path: str) -> Scorer:
     if function is None:
         near = difflib.get_close_matches(name, vars(module), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "write it there, or name another"
-        raise UserError(f"{key} names {path!r}, and {module.__file__} has no {name!r}: {hint}")
+        raise UserError(f"{key} names {path!r}, and {module} has no {name!r}: {hint}")
     if not callable(function):
         raise UserError(f"{key} names {path!r}, which is a {type(function).__name__}: name a function")
     return Scorer(key, function)

@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_function_that_the_config_names_scores_clips(folder: Path) -> None:
     (folder / "taste").mkdir()
+    (folder / "taste/__init__.py").touch()
     (folder / "taste/light.py").write_text("def mean(frames):\n    return frames.mean() / 255\n")
     config = FiltersConfig(scorers={"light": "taste.light:mean", "size": "numpy:size"})
     scorers = load_scorers(config.scorers)
@@ -80,8 +81,8 @@ def test_a_mistake_in_a_scorer_keeps_its_traceback() -> None:
             r"scorers.it names 'nowhere.there:score', and there is no module nowhere: .*PYTHONPATH",
         ),
         ("taste.there:score", r"there is no module taste.there: correct the name"),
-        ("taste:score", r"taste/__init__.py has no 'score': did you mean 'scores'\?"),
-        ("taste:other", r"taste/__init__.py has no 'other': write it there"),
+        ("taste:score", r"taste/__init__.py'> has no 'score': did you mean 'scores'\?"),
+        ("taste:other", r"taste/__init__.py'> has no 'other': write it there"),
         ("taste:scores", r"which is a list: name a function"),
         ("needy:score", r"needs another module: No module named 'gone'. Install it"),
         ("broken:score", r"which cannot be imported: cannot import name 'squirt' from 'math'"),
