@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -80,7 +79,7 @@ def _draw(group: list[Example], seed: int, count: int) -> list[Example]:
 
 
 def _rank(seed: int, id_: str) -> bytes:
-    return hashlib.blake2b(json.dumps([seed, id_]).encode(), digest_size=16).digest()
+    return hashlib.blake2b(f"{seed} {id_}".encode(), digest_size=16).digest()
 
 
 class Thumbnail(NamedTuple):

@@ -27,6 +27,8 @@ MAX_VALUE = 400
 """Characters that are shown of a name, a caption and a value of the config; the tables have them whole."""
 
 MAX_OPEN_BUCKETS = 6
+MIN_FIGURE = 170
+"""CSS pixels, so that the words under a narrow picture have room."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser loads nothing from anywhere."""
@@ -164,7 +166,7 @@ def _figure(id_: str, strip: Thumbnail, words: str) -> Markup:
         class_="coarse" if strip.is_coarse else None,
     )  # fmt: skip
     caption = element("figcaption", element("div", words, class_="clamp"), element("code", _name(id_)))
-    return element("figure", picture, caption, style=f"width:{strip.width}px")
+    return element("figure", picture, caption, style=f"width:{max(strip.width, MIN_FIGURE)}px")
 
 
 def _name(text: str) -> str:
