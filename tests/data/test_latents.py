@@ -53,7 +53,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
         dataset = ClipDataset(uncertain, seed)
         found = {}
         for place in list(range(epoch * len(dataset), (epoch + 1) * len(dataset)))[::order]:
-            sample = dataset[place][0]
+            sample = dataset[0, place][0]
             mean, std = stored[sample.id].latents.float(), stored[sample.id].latents_std
             assert std is not None
             if std.max() > 0:
@@ -68,7 +68,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
     for other in (later, another):
         assert ((torch.stack([other[name] for name in first]) * together).mean()).abs() < 4 / together.numel() ** 0.5
     assert abs(together.std() - 1) < 0.01
-    samples = [ClipDataset(uncertain, seed=0)[place] for place in range(4)]
+    samples = [ClipDataset(uncertain, seed=0)[0, place] for place in range(4)]
     assert torch.equal(collate(samples).latents, torch.stack([sample.latents for sample, _, _ in samples]))
 
 
