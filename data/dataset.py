@@ -1,13 +1,16 @@
-"""The order of the samples, and batches of them."""
+"""Clips out of shards, and batches of them."""
 
 from collections.abc import Iterator
+from heapq import nsmallest
 from pathlib import Path
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.dataset_info import DatasetInfo, size_problem
+from data.dataset_info import Bucket, DatasetInfo, size_problem
+from data.order import Position
 from data.shards import Sample, ShardReader
 from video_dit.contracts import Batch, ClipInfo, TextCondition, TextSegment
 from video_dit.errors import UserError
@@ -15,11 +18,16 @@ from video_dit.seeds import derive_seed
 
 
 class ClipDataset(Dataset[tuple[Sample, int, int]]):
-    """All epochs of a folder of shards, one after another: position p is in epoch p // N.
+    """All epochs of each bucket of a folder of shards, one after another: index i of N clips is in epoch i // N.
 
     The order within an epoch is a permutation of the ids that (seed, epoch) alone decide. With each sample comes the
     seed of its draws; that seed, which of its captions it shows and its latents, where the autoencoder has a deviation,
     are decided by (seed, epoch, id) alone. So none of these depends on the ranks, the shards or what was read before.
+
+    Attributes:
+        info: what the folder holds.
+        buckets: the shapes of its clips; a `Position` counts in this order.
+        counts: the clips of each bucket.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -27,35 +35,48 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         self.info = DatasetInfo.read(folder)
         self.seed = seed
         self._readers: dict[str, ShardReader] = {}
-        places = []
+        places: dict[str, list[tuple[str, str, int]]] = {name: [] for name in sorted(self.info.buckets)}
         for name, shard in self.info.shards.items():
             if problem := size_problem(folder / name, shard):
                 raise UserError(f"{problem}: preprocess again")
             ids = self._reader(name).ids()
             if len(ids) != shard.clips:
                 raise UserError(f"{folder / name} holds {len(ids)} clips instead of {shard.clips}: preprocess again")
-            places += [(sample_id, name, index) for index, sample_id in enumerate(ids)]
-        self._places = sorted(places)
-        self._order: tuple[int, list[int]] = (-1, [])
+            places[shard.bucket] += [(sample_id, name, index) for index, sample_id in enumerate(ids)]
+        self._places = [sorted(of_bucket) for of_bucket in places.values()]
+        self._orders: dict[int, tuple[int, NDArray]] = {}
+        self.buckets: list[Bucket] = [self.info.buckets[name] for name in places]
+        self.counts = [len(of_bucket) for of_bucket in self._places]
 
     def __len__(self) -> int:
-        """Clips in one epoch."""
-        return len(self._places)
+        """Clips in one epoch, of all buckets."""
+        return sum(self.counts)
 
-    def order(self, epoch: int) -> list[int]:
-        """The places, in the order of the ids, that the epoch visits one after another."""
-        if self._order[0] != epoch:
+    def order(self, bucket: int, epoch: int) -> NDArray:
+        """The places, in the order of the ids, that the epoch of a bucket visits one after another."""
+        if bucket not in self._orders or self._orders[bucket][0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, "order"))
-            self._order = epoch, torch.randperm(len(self), generator=generator).tolist()
-        return self._order[1]
+            self._orders[bucket] = epoch, torch.randperm(self.counts[bucket], generator=generator).numpy()
+        return self._orders[bucket][1]
 
-    def __getitem__(self, position: int) -> tuple[Sample, int, int]:
-        """The sample at a position in the order of all epochs, the seed of its draws, and the position."""
-        epoch, within = divmod(position, len(self))
-        sample_id, shard, index = self._places[self.order(epoch)[within]]
+    def __getitem__(self, position: Position) -> tuple[Sample, int, int]:
+        """The sample at a position, the seed of its draws, and its index in the order of all epochs of its bucket."""
+        bucket, index = position
+        epoch, within = divmod(index, self.counts[bucket])
+        sample_id, shard, row = self._places[bucket][self.order(bucket, epoch)[within]]
         u = derive_seed(self.seed, epoch, sample_id, "caption") / 2**63
         seed = derive_seed(self.seed, epoch, sample_id)
-        return self._reader(shard)[index].show(u, seed), seed, position
+        return self._reader(shard)[row].show(u, seed), seed, index
+
+    def first(self, num_clips: int) -> list[list[Position]]:
+        """Where the first clips in the order of their ids are in epoch 0; by bucket, at most so many in all."""
+        ids = nsmallest(num_clips, ((place, bucket) for bucket, places in enumerate(self._places) for place in places))
+        found: list[list[Position]] = []
+        for bucket in range(len(self.buckets)):
+            visited_at = self.order(bucket, 0).argsort().tolist()
+            number = sum(other == bucket for _, other in ids)
+            found.append([Position(bucket, index) for index in visited_at[:number]])
+        return found
 
     def empty_prompt(self) -> TextCondition:
         """The text encoder's answer to the empty prompt, one row."""
@@ -78,20 +99,7 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         return {**self.__dict__, "_readers": {}}  # a process that is spawned opens its own memory maps
 
 
-def micro_batch_positions(
-    rank: int, num_ranks: int, micro_batch_size: int, batch_size: int, first_step: int
-) -> Iterator[list[int]]:
-    """The positions of a rank's micro-batches, from `first_step` on, without end.
-
-    Step s takes positions s * batch_size to (s + 1) * batch_size; the ranks take micro-batches of them in turn.
-    """
-    start = first_step * batch_size + rank * micro_batch_size
-    while True:
-        yield list(range(start, start + micro_batch_size))
-        start += num_ranks * micro_batch_size
-
-
-def load_batches(dataset: ClipDataset, positions: Iterator[list[int]], num_workers: int) -> Iterator[Batch]:
+def load_batches(dataset: ClipDataset, positions: Iterator[list[Position]], num_workers: int) -> Iterator[Batch]:
     """Batches at these positions; with `num_workers` processes they are read ahead."""
     return iter(DataLoader(dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers))
 
@@ -99,7 +107,7 @@ def load_batches(dataset: ClipDataset, positions: Iterator[list[int]], num_worke
 def load_once(
     dataset: ClipDataset, num_clips: int, rank: int, num_ranks: int, batch_size: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """This rank's share of the first clips in the order of their ids, in as many batches on every rank.
+    """This rank's share of the first clips in the order of their ids, in as many batches of one shape on every rank.
 
     Args:
         dataset: with its seed come the seeds of the draws, those of epoch 0.
@@ -110,21 +118,21 @@ def load_once(
     Yields:
         a batch, and [B] bool, false on rows that only fill it.
     """
-    places = sorted(range(len(dataset)), key=dataset.order(0).__getitem__)[:num_clips]
-    of_rank = range(rank, -(-len(places) // num_ranks) * num_ranks, num_ranks)
-    for start in range(0, len(of_rank), batch_size):
-        indices = of_rank[start : start + batch_size]
-        batch = collate([dataset[places[min(index, len(places) - 1)]] for index in indices])
-        yield batch, torch.tensor([index < len(places) for index in indices])
+    for positions in dataset.first(num_clips):
+        of_rank = range(rank, -(-len(positions) // num_ranks) * num_ranks, num_ranks)
+        for start in range(0, len(of_rank), batch_size):
+            indices = of_rank[start : start + batch_size]
+            batch = collate([dataset[positions[min(index, len(positions) - 1)]] for index in indices])
+            yield batch, torch.tensor([index < len(positions) for index in indices])
 
 
 class _Endless:
     """An iterator as the batch sampler that DataLoader wants."""
 
-    def __init__(self, positions: Iterator[list[int]]) -> None:
+    def __init__(self, positions: Iterator[list[Position]]) -> None:
         self._positions = positions
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Position]]:
         return self._positions
 
 

@@ -281,6 +281,8 @@ class Preprocessing:
                 candidate.drop = Drop(UNREADABLE, reason)
                 candidate.source.notes.append(f"damaged: {reason}")
                 self._dropped_now[UNREADABLE] += 1
+            if not candidate.captions:
+                candidate.source.notes.append("without a caption, and given an empty one")
             for name, max_tokens in shard.cut.get(candidate.clip.id, ()):
                 candidate.source.notes.append(f"with a caption cut to {max_tokens} tokens (text encoder: {name})")
 

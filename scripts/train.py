@@ -8,8 +8,9 @@ import torch
 from command_line import CONFIG_HELP, progress_bar, run_program
 from torch import Tensor
 
-from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
+from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
+from data.order import Schedule, micro_batch_positions
 from video_dit.config import load_config
 from video_dit.contracts import Batch
 from video_dit.encoders.fingerprint import check_encoders
@@ -42,10 +43,11 @@ def main() -> None:
     not_compared = check_encoders(config, info.fingerprints, str(args.data))
     dataset = ClipDataset(args.data, config.seed)
     encoded = info.encoded
-    tokens_per_sample = token_grid(encoded.grid, config.model.patch_size).size + encoded.text_length
+    schedule = Schedule(dataset.counts, config.seed)
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
-        positions = micro_batch_positions(rank, num_ranks, micro_batch_size, config.training.batch_size, first_step)
+        batch_size = config.training.batch_size
+        positions = micro_batch_positions(schedule, rank, num_ranks, micro_batch_size, batch_size, first_step)
         return load_batches(dataset, positions, config.training.num_workers)
 
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
@@ -64,19 +66,23 @@ def main() -> None:
         run = RunFolder(args.run)
         torch.manual_seed(config.seed)
         model = build_model(config, encoded)
+        tokens = [token_grid(bucket.latents, config.model.patch_size) for bucket in dataset.buckets]
+        for grid in tokens:
+            model.position_embedding.check_fits(grid)
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
             data = TrainingData(info.inputs, info.fingerprints, encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
-            print(f"{args.data}: {len(dataset):,} clips, {tokens_per_sample} tokens each")
+            print(f"{args.data}: {len(dataset):,} clips")
+            for bucket, number, grid in zip(dataset.buckets, dataset.counts, tokens, strict=True):
+                print(f"  {number:,} of {bucket.name} pixels: {grid.size + encoded.text_length} tokens each")
             for change in changes:
                 print(f"changed since this run began: {change}")
             for told in not_compared:
                 print(told)
         train(
-            config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation,
-            tokens_per_sample, run,
+            config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation, run,
         )  # fmt: skip
 
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from preprocessed import preprocess_here
 
-from data.preprocess import preprocess
 from data.shapes_dataset.make import make_clips
 from video_dit.config import Config, load_config
-from video_dit.encoders import build_autoencoder, build_text_encoder
-from video_dit.encoders.fingerprint import encoder_fingerprints
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = (
@@ -59,12 +57,7 @@ def shapes_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_shards(shapes_videos: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 clips in two shards."""
     folder = tmp_path_factory.mktemp("shards")
-    autoencoder = build_autoencoder(tiny_config.autoencoder)
-    text_encoder = build_text_encoder(tiny_config.text_encoder)
-    fingerprints = encoder_fingerprints(tiny_config)
-    preprocess(
-        shapes_videos, folder, tiny_config, autoencoder, text_encoder, fingerprints, False, lambda videos, _: videos
-    )
+    preprocess_here(shapes_videos, folder, tiny_config)
     return folder
 
 

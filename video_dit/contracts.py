@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     text: the captions' embeddings.
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
-    positions: [B] int64, in the order of all epochs, which (seed, epoch) alone decide.
+    positions: [B] int64, in the order of all epochs of the clips of this shape, which (seed, epoch) alone decide.
     """
 
     latents: Tensor

@@ -8,23 +8,26 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from preprocessed import write_shard
 
-from data.dataset import ClipDataset, load_batches, load_once, micro_batch_positions
-from data.dataset_info import DatasetInfo, checksum, verify
-from data.shards import ShardReader, write_shard
+from data.dataset import ClipDataset, load_batches, load_once
+from data.dataset_info import DatasetInfo, verify
+from data.order import Schedule, micro_batch_positions
+from data.shards import ShardReader
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.errors import UserError
 
 BATCH_SIZE = 8
+ONE_BUCKET = Schedule([60], seed=0)
 
 
 def batch_of_step(dataset: ClipDataset, step: int, num_ranks: int, micro: int) -> list[int]:
     """The seeds that all ranks together read in a step, in the order of the global batch."""
     micro_batches = BATCH_SIZE // (num_ranks * micro)
     per_rank = [
-        list(islice(micro_batch_positions(rank, num_ranks, micro, BATCH_SIZE, step), micro_batches))
+        list(islice(micro_batch_positions(ONE_BUCKET, rank, num_ranks, micro, BATCH_SIZE, step), micro_batches))
         for rank in range(num_ranks)
     ]
     order = [position for turn in zip(*per_rank, strict=True) for positions in turn for position in positions]
@@ -39,24 +42,24 @@ def test_a_step_is_the_same_batch_however_it_is_shared(tiny_shards: Path, num_ra
 
 
 def test_starting_at_a_step_is_going_on_from_it() -> None:
-    from_start = islice(micro_batch_positions(1, 2, 2, BATCH_SIZE, 0), 6, 10)
-    assert list(from_start) == list(islice(micro_batch_positions(1, 2, 2, BATCH_SIZE, 3), 4))
+    from_start = islice(micro_batch_positions(ONE_BUCKET, 1, 2, 2, BATCH_SIZE, 0), 6, 10)
+    assert list(from_start) == list(islice(micro_batch_positions(ONE_BUCKET, 1, 2, 2, BATCH_SIZE, 3), 4))
 
 
 def test_an_epoch_visits_every_clip_once_and_each_in_its_own_order(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
     size = len(dataset)
-    first, second = ([dataset[epoch * size + k][0].id for k in range(size)] for epoch in (0, 1))
+    first, second = ([dataset[0, epoch * size + k][0].id for k in range(size)] for epoch in (0, 1))
     assert sorted(first) == sorted(second)
     assert len(set(first)) == size
     assert first != second
-    assert first != [ClipDataset(tiny_shards, seed=1)[k][0].id for k in range(size)]
+    assert first != [ClipDataset(tiny_shards, seed=1)[0, k][0].id for k in range(size)]
 
 
 def test_seeds_differ_by_epoch_by_sample_and_by_run(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
-    seeds = [dataset[position][1] for position in range(2 * len(dataset))]
-    seeds += [ClipDataset(tiny_shards, seed=1)[position][1] for position in range(len(dataset))]
+    seeds = [dataset[0, position][1] for position in range(2 * len(dataset))]
+    seeds += [ClipDataset(tiny_shards, seed=1)[0, position][1] for position in range(len(dataset))]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -64,9 +67,9 @@ def test_the_order_does_not_depend_on_how_clips_lie_in_shards(tiny_shards: Path,
     info = DatasetInfo.read(tiny_shards)
     samples = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
     shard = write_shard(tmp_path / "one.arrow", samples[::-1], "4x16x16")
-    replace(info, shards={"one.arrow": shard}).write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(replace(info, shards={"one.arrow": shard}).to_bytes())
     ours, theirs = ClipDataset(tmp_path, seed=0), ClipDataset(tiny_shards, seed=0)
-    assert [ours[k][0].id for k in range(10)] == [theirs[k][0].id for k in range(10)]
+    assert [ours[0, k][0].id for k in range(10)] == [theirs[0, k][0].id for k in range(10)]
 
 
 def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny_shards: Path, tmp_path: Path) -> None:
@@ -84,11 +87,11 @@ def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny
     for folder, order in (("one", pairs), ("other", pairs[::-1])):
         (tmp_path / folder).mkdir()
         shard = write_shard(tmp_path / folder / "all.arrow", order, "4x16x16")
-        replace(info, shards={"all.arrow": shard}).write(tmp_path / folder)
+        (tmp_path / folder / "dataset.json").write_bytes(replace(info, shards={"all.arrow": shard}).to_bytes())
 
     def shown(folder: str, seed: int, epochs: range) -> dict[tuple[int, str], str]:
         dataset = ClipDataset(tmp_path / folder, seed)
-        places = [(epoch, dataset[epoch * len(dataset) + k][0]) for epoch in epochs for k in range(len(dataset))]
+        places = [(epoch, dataset[0, epoch * len(dataset) + k][0]) for epoch in epochs for k in range(len(dataset))]
         return {(epoch, sample.id): sample.caption for epoch, sample in places}
 
     drawn = shown("one", 0, range(20))
@@ -104,11 +107,11 @@ def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
-    positions = micro_batch_positions(0, 1, BATCH_SIZE, BATCH_SIZE, 0)
+    positions = micro_batch_positions(ONE_BUCKET, 0, 1, BATCH_SIZE, BATCH_SIZE, 0)
     batches = list(islice(load_batches(dataset, positions, num_workers), 3))
     for step, batch in enumerate(batches):
         for row in range(BATCH_SIZE):
-            sample, seed, position = dataset[step * BATCH_SIZE + row]
+            sample, seed, position = dataset[0, step * BATCH_SIZE + row]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
             assert batch.seeds[row] == seed
@@ -130,7 +133,7 @@ def test_each_held_out_clip_is_read_once_whoever_reads_it(tiny_shards: Path, num
 def test_a_dataset_travels_to_another_process(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy[7][0].id == dataset[7][0].id
+    assert copy[0, 7][0].id == dataset[0, 7][0].id
 
 
 def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) 
         ClipDataset(tmp_path, seed=0)
     info = DatasetInfo.read(tiny_shards)
     name = next(iter(info.shards))
-    info.write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(info.to_bytes())
     with pytest.raises(UserError, match=f"{name} is missing: preprocess again"):
         ClipDataset(tmp_path, seed=0)
     (tmp_path / name).write_bytes((tiny_shards / name).read_bytes()[:-200])
@@ -153,10 +156,10 @@ def test_a_changed_byte_is_found(tiny_shards: Path, tmp_path: Path) -> None:
     first, second = info.shards
     for name in info.shards:
         (tmp_path / name).write_bytes((tiny_shards / name).read_bytes())
-    info.write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(info.to_bytes())
     assert verify(tmp_path) == []
     expected = hashlib.blake2b((tmp_path / first).read_bytes(), digest_size=16).hexdigest()
-    assert checksum(tmp_path / first) == info.shards[first].checksum == expected
+    assert info.shards[first].checksum == expected
     content = bytearray((tmp_path / second).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / second).write_bytes(content)
@@ -170,7 +173,7 @@ def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path
     dataset = ClipDataset(tiny_shards, seed=0)
     assert dataset.info.encoded == EncodedShape.of(tiny_config.data.grid, autoencoder, text_encoder)
     assert dataset.text_segments() == text_encoder.segments
-    sample = dataset[0][0]
+    sample = dataset[0, 0][0]
     assert sample.latents.shape == (dataset.info.encoded.channels, *dataset.info.encoded.grid)
     assert sample.text.embeds.shape == (dataset.info.encoded.text_length, dataset.info.encoded.text_width)
 
@@ -187,7 +190,7 @@ def test_a_dataset_file_of_another_version_is_refused(tiny_shards: Path, tmp_pat
 
 def test_a_dataset_file_says_what_was_written(tiny_shards: Path, tmp_path: Path) -> None:
     info = DatasetInfo.read(tiny_shards)
-    info.write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(info.to_bytes())
     assert DatasetInfo.read(tmp_path) == info
     assert list(info.buckets) == ["4x16x16"]
     assert info.buckets["4x16x16"].latents == info.encoded.grid
@@ -199,7 +202,8 @@ def test_a_dataset_file_says_what_was_written(tiny_shards: Path, tmp_path: Path)
 
 
 def test_shards_of_another_version_are_refused(tiny_shards: Path, tmp_path: Path) -> None:
-    with pa.ipc.open_file(str(tiny_shards / "shard-00000.arrow")) as shard:
+    name = next(iter(DatasetInfo.read(tiny_shards).shards))
+    with pa.ipc.open_file(str(tiny_shards / name)) as shard:
         table = shard.read_all().drop_columns(["fps", "crop"])
     with pa.OSFile(str(tmp_path / "old.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from preprocessed import write_shard
 from torch import Tensor
 
 from data.dataset import ClipDataset, collate
 from data.dataset_info import DatasetInfo
 from data.latents import draw_latents, encode, normalized
-from data.shards import ShardReader, write_shard
+from data.shards import ShardReader
 from video_dit.contracts import Posterior
 from video_dit.encoders.autoencoders import PixelAutoencoder
 from video_dit.sampling.frames import from_uint8, to_uint8
@@ -41,7 +42,7 @@ def uncertain(tiny_shards: Path, tmp_path: Path) -> Path:
     stored = [sample for name in info.shards for sample in ShardReader(tiny_shards / name)]
     samples = [one._replace(latents_std=torch.full_like(one.latents, i / 16)) for i, one in enumerate(stored)]
     shard = write_shard(tmp_path / "all.arrow", samples[::-1], next(iter(info.buckets)))
-    replace(info, shards={"all.arrow": shard}).write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(replace(info, shards={"all.arrow": shard}).to_bytes())
     return tmp_path
 
 
@@ -53,7 +54,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
         dataset = ClipDataset(uncertain, seed)
         found = {}
         for place in list(range(epoch * len(dataset), (epoch + 1) * len(dataset)))[::order]:
-            sample = dataset[place][0]
+            sample = dataset[0, place][0]
             mean, std = stored[sample.id].latents.float(), stored[sample.id].latents_std
             assert std is not None
             if std.max() > 0:
@@ -68,7 +69,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
     for other in (later, another):
         assert ((torch.stack([other[name] for name in first]) * together).mean()).abs() < 4 / together.numel() ** 0.5
     assert abs(together.std() - 1) < 0.01
-    samples = [ClipDataset(uncertain, seed=0)[place] for place in range(4)]
+    samples = [ClipDataset(uncertain, seed=0)[0, place] for place in range(4)]
     assert torch.equal(collate(samples).latents, torch.stack([sample.latents for sample, _, _ in samples]))
 
 

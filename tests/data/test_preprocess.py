@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import shutil
@@ -5,42 +6,33 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from preprocessed import encoder_source, preprocess_here, unseen
 
-from data.dataset import ClipDataset
 from data.dataset_info import DatasetInfo, verify
-from data.preprocess import Report, preprocess
-from data.shards import ShardReader
+from data.engine import InProcess
+from data.output import LocalOutput
+from data.preprocess import explain
+from data.shards import ShardReader, StoredSample
 from data.sources.captions import CLEANED
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
 from video_dit.contracts import TextCondition
-from video_dit.encoders import build_autoencoder, build_text_encoder
-from video_dit.encoders.fingerprint import encoder_fingerprints
+from video_dit.encoders import build_text_encoder
 from video_dit.errors import UserError
 from video_dit.sampling.pipeline import to_uint8
 
-
-def run(source: Path, out: Path, config: Config, overwrite: bool = False) -> Report | None:
-    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    fingerprints = encoder_fingerprints(config)
-    return preprocess(source, out, config, autoencoder, text_encoder, fingerprints, overwrite, lambda videos, _: videos)
+BASE = (
+    "data.fps=8", "data.num_frames=4", "data.height=32", "data.width=32", "data.clips_per_shard=2",
+    "text_encoder.max_length=4", "shots.detector=none",
+)  # fmt: skip
 
 
 @pytest.fixture
 def config() -> Config:
-    return load_config(
-        None,
-        [
-            "data.fps=8",
-            "data.num_frames=4",
-            "data.height=32",
-            "data.width=32",
-            "data.clips_per_shard=2",
-            "text_encoder.max_length=4",
-        ],
-    )
+    return load_config(None, BASE)
 
 
 @pytest.fixture
@@ -56,6 +48,14 @@ def messy(tmp_path: Path, rng: np.random.Generator) -> Path:
     return folder
 
 
+def samples_of(folder: Path) -> list[StoredSample]:
+    return [sample for name in DatasetInfo.read(folder).shards for sample in ShardReader(folder / name)]
+
+
+def videos_of(folder: Path) -> dict[str, dict]:
+    return {row["id"]: row for row in pq.read_table(folder / "videos.parquet").to_pylist()}
+
+
 def stored_text(config: Config, captions: list[str]) -> TextCondition:
     """As the text encoder gives it, in the precision of shards."""
     embeds, mask, pooled = build_text_encoder(config.text_encoder).encode(captions)
@@ -63,35 +63,46 @@ def stored_text(config: Config, captions: list[str]) -> TextCondition:
 
 
 def test_every_input_is_accounted_for(messy: Path, tmp_path: Path, config: Config) -> None:
-    report = run(messy, tmp_path / "out", config)
-    assert report is not None
-    assert (report.num_inputs, report.num_videos, report.num_clips) == (4, 2, 3)
-    assert report.summary() == (
-        "videos: 4 in, 2 with clips, 2 without; clips: 3 out\n"
-        "without clips:\n"
-        "       1  is text, not a video, such as broken.mp4\n"
-        "       1  shorter than a clip (4 frames at 8 fps), such as short.mp4\n"
-        "of those with clips:\n"
-        "       1  with a caption cut to 4 tokens (text encoder: hash)\n"
-        "       1  without a caption, and given an empty one"
+    out = tmp_path / "out"
+    summary = preprocess_here(messy, out, config)
+    assert summary is not None
+    assert summary.startswith("videos: 4 in, 2 with clips, 2 without\nclips: 3 cut, 3 kept, 0 dropped\n")
+    for words in (
+        "is text, not a video, such as broken.mp4",
+        "shorter than a clip (4 frames at 8 fps), such as short.mp4",
+    ):
+        assert words in summary
+    videos = videos_of(out)
+    assert {name: (row["clips"], row["rule"]) for name, row in videos.items()} == {
+        "broken.mp4": (0, "unreadable"), "good.mp4": (2, None), "short.mp4": (0, "data.num_frames"),
+        "silent.mp4": (1, None),
+    }  # fmt: skip
+    assert (videos["short.mp4"]["score"], videos["short.mp4"]["threshold"]) == (0.25, 0.5)
+    assert (videos["good.mp4"]["codec"], videos["good.mp4"]["frames"], videos["broken.mp4"]["codec"]) == (
+        "h264",
+        10,
+        None,
     )
-    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["clips"]) for line in lines] == [
-        ("broken.mp4", 0), ("good.mp4", 2), ("short.mp4", 0), ("silent.mp4", 1)
+    assert videos["good.mp4"]["notes"] == ["with a caption cut to 4 tokens (text encoder: hash)"]
+    assert videos["silent.mp4"]["notes"] == ["without a caption, and given an empty one"]
+    clips = pq.read_table(out / "clips.parquet").to_pylist()
+    assert [(row["id"], row["start"], row["seconds"], row["frames"]) for row in clips] == [
+        ("good.mp4#0", 0.0, 0.5, 4), ("good.mp4#1", 0.5, 0.5, 4), ("silent.mp4#0", 0.0, 0.5, 4)
     ]  # fmt: skip
-    info = DatasetInfo.read(tmp_path / "out")
-    found = [(name, shard.clips, shard.bucket) for name, shard in info.shards.items()]
-    assert found == [("shard-00000.arrow", 2, "4x32x32"), ("shard-00001.arrow", 1, "4x32x32")]
+    info = DatasetInfo.read(out)
+    assert [(shard.clips, shard.bucket) for shard in info.shards.values()] == [(2, "4x32x32"), (1, "4x32x32")]
+    assert [row["shard"] for row in clips] == [name for name, shard in info.shards.items() for _ in range(shard.clips)]
     assert info.counts == {"videos": 4, "videos_with_clips": 2, "clips": 3}
-    assert [(row["reason"].split(" (")[0], row["videos"], row["example"]) for row in info.dropped] == [
-        ("is text, not a video", 1, "broken.mp4"), ("shorter than a clip", 1, "short.mp4")
+    assert [(row["rule"], row["videos"], row["example"]) for row in info.dropped] == [
+        ("data.num_frames", 1, "short.mp4"), ("unreadable", 1, "broken.mp4")
     ]  # fmt: skip
-    assert verify(tmp_path / "out") == []
+    assert verify(out) == []
+    assert "shorter than a clip" in (out / "report.html").read_text()
 
 
 def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp_path: Path, config: Config) -> None:
-    run(messy, tmp_path / "out", config)
-    first, second = ShardReader(tmp_path / "out/shard-00000.arrow")
+    preprocess_here(messy, tmp_path / "out", config)
+    first, second, _ = samples_of(tmp_path / "out")
     assert (first.id, second.id) == ("good.mp4#0", "good.mp4#1")
     for sample, window in zip((first, second), read_windows(messy / "good.mp4", config.data), strict=True):
         assert np.array_equal(to_uint8(sample.latents[None].float())[0].numpy(), window.frames)
@@ -100,25 +111,22 @@ def test_shards_hold_the_decoded_pixels_and_the_encoded_caption(messy: Path, tmp
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.text, text, strict=True))
 
 
-def test_captions_can_be_demanded(messy: Path, tmp_path: Path, config: Config) -> None:
-    demanding = config.model_copy(update={"data": config.data.model_copy(update={"missing_caption": "drop"})})
-    report = run(messy, tmp_path / "out", demanding)
-    assert report is not None
-    assert ("silent.mp4", "no caption") in [(dropped.id, dropped.reason) for dropped in report.dropped]
+def test_captions_can_be_demanded(messy: Path, tmp_path: Path) -> None:
+    preprocess_here(messy, tmp_path / "out", load_config(None, [*BASE, "data.missing_caption=drop"]))
+    row = videos_of(tmp_path / "out")["silent.mp4"]
+    assert (row["rule"], row["reason"], row["clips"]) == ("data.missing_caption", "no caption", 0)
 
 
-def test_a_shard_holds_all_captions_of_a_clip_with_their_weights(messy: Path, tmp_path: Path, config: Config) -> None:
+def test_a_shard_holds_all_captions_of_a_clip_with_their_weights(messy: Path, tmp_path: Path) -> None:
     rows = [
         {"path": "good.mp4", "original": "red", "synthetic": "a red\x00 circle"},
         {"path": "silent.mp4", "synthetic": "blue"},
     ]
     (messy / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mixed = config.data.model_copy(update={"caption_columns": {"original": 0.5, "synthetic": 1.5}})
-    report = run(messy, tmp_path / "out", config.model_copy(update={"data": mixed}))
-    assert report is not None
-    first, _, last = (
-        sample for name in ("00000", "00001") for sample in ShardReader(tmp_path / f"out/shard-{name}.arrow")
-    )
+    config = load_config(None, [*BASE, "data.caption_columns={original = 0.5, synthetic = 1.5}"])
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    first, _, last = samples_of(out)
     assert (first.captions, first.weights) == (("red", "a red circle"), (0.5, 1.5))
     assert (last.captions, last.weights) == (("blue",), (1.5,))
     text = stored_text(config, ["red", "a red circle"])
@@ -127,68 +135,187 @@ def test_a_shard_holds_all_captions_of_a_clip_with_their_weights(messy: Path, tm
         shown = first.show(u, seed=0)
         assert shown.caption == first.captions[row]
         assert all(torch.equal(ours, theirs[row]) for ours, theirs in zip(shown.text, text, strict=True))
-    assert (tmp_path / "out/example_prompts.txt").read_text() == "red\na red circle\nblue\n"
-    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["notes"]) for line in lines] == [("good.mp4", [CLEANED]), ("silent.mp4", [])]
-    assert report.notes[CLEANED] == 1
+    assert (out / "example_prompts.txt").read_text() == "red\na red circle\nblue\n"
+    assert {name: row["notes"] for name, row in videos_of(out).items()} == {"good.mp4": [CLEANED], "silent.mp4": []}
 
 
 def test_a_tar_gives_what_its_files_give(messy: Path, tmp_path: Path, config: Config) -> None:
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         for path in sorted(messy.iterdir()):
             tar.add(path, path.name)
-    run(messy, tmp_path / "folder", config)
-    run(tmp_path / "set.tar", tmp_path / "tar", config)
-    for name in ("shard-00000.arrow", "shard-00001.arrow"):
-        for ours, theirs in zip(
-            ShardReader(tmp_path / "tar" / name), ShardReader(tmp_path / "folder" / name), strict=True
-        ):
-            assert (ours.id, ours.captions) == (f"set.tar/{theirs.id}", theirs.captions)
-            assert torch.equal(ours.latents, theirs.latents)
-    lines = [json.loads(line) for line in (tmp_path / "tar/report.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["clips"]) for line in lines] == [
-        ("set.tar/broken.mp4", 0), ("set.tar/good.mp4", 2), ("set.tar/short.mp4", 0), ("set.tar/silent.mp4", 1)
-    ]  # fmt: skip
+    preprocess_here(messy, tmp_path / "folder", config)
+    preprocess_here(tmp_path / "set.tar", tmp_path / "tar", config)
+    for ours, theirs in zip(samples_of(tmp_path / "tar"), samples_of(tmp_path / "folder"), strict=True):
+        assert (ours.id, ours.captions) == (f"set.tar/{theirs.id}", theirs.captions)
+        assert torch.equal(ours.latents, theirs.latents)
+    assert {name: row["clips"] for name, row in videos_of(tmp_path / "tar").items()} == {
+        "set.tar/broken.mp4": 0, "set.tar/good.mp4": 2, "set.tar/short.mp4": 0, "set.tar/silent.mp4": 1
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_odd_file_names_reach_the_shards_and_the_report(
-    messy: Path, tmp_path: Path, config: Config, decoder: str
-) -> None:
+def test_odd_file_names_reach_the_shards_and_the_tables(messy: Path, tmp_path: Path, decoder: str) -> None:
     if decoder == "decord":
         pytest.importorskip("decord")
     odd = [os.fsdecode(b"caf\xe9.mp4"), "two\nlines.mp4", "it's \U0001f680.mp4"]
     for name in odd:
         shutil.copy(messy / "silent.mp4", messy / name)
     (messy / "bad\x1bname.mp4").touch()
-    config = config.model_copy(update={"data": config.data.model_copy(update={"decoder": decoder})})
-    report = run(messy, tmp_path / "out", config)
-    assert report is not None
-    assert "such as bad\\x1bname.mp4" in report.summary()
-    report.summary().encode("utf-8")
-    ids = {ClipDataset(tmp_path / "out", seed=0)[k][0].id for k in range(6)}
-    assert {"caf\\udce9.mp4#0", "two\nlines.mp4#0", "it's \U0001f680.mp4#0"} <= ids
+    summary = preprocess_here(messy, tmp_path / "out", load_config(None, [*BASE, f"data.decoder={decoder}"]))
+    assert summary is not None
+    assert "such as bad\\x1bname.mp4" in summary
+    summary.encode("utf-8")
+    names = ["caf\\udce9.mp4", "two\nlines.mp4", "it's \U0001f680.mp4"]
+    assert {f"{name}#0" for name in names} <= {sample.id for sample in samples_of(tmp_path / "out")}
+    assert videos_of(tmp_path / "out").keys() > set(names)
+
+
+def times_of(out: Path) -> dict[str, int]:
+    """When each shard and each result of a unit was written."""
+    paths = [*out.glob("shard-*.arrow"), *(out / "work").rglob("*")]
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path: Path, config: Config) -> None:
     out = tmp_path / "out"
-    run(messy, out, config)
-    before = (out / "shard-00000.arrow").stat().st_mtime_ns
-    assert run(messy, out, config) is None
-    assert (out / "shard-00000.arrow").stat().st_mtime_ns == before
+    preprocess_here(messy, out, config)
+    before = times_of(out)
+    assert preprocess_here(messy, out, config) is None
+    assert times_of(out) == before
 
     shutil.copy(messy / "good.mp4", messy / "more.mp4")
     with pytest.raises(UserError, match="made from other videos or settings: give --overwrite"):
-        run(messy, out, config)
-    report = run(messy, out, config, overwrite=True)
-    assert report is not None
-    assert report.num_clips == DatasetInfo.read(out).num_clips == 5
+        preprocess_here(messy, out, config)
+    assert preprocess_here(messy, out, config, overwrite=True) is not None
+    assert DatasetInfo.read(out).num_clips == 5
+    assert {path.name for path in out.glob("shard-*")} == DatasetInfo.read(out).shards.keys()
 
 
-def test_an_empty_result_is_an_error_that_says_why(messy: Path, tmp_path: Path, config: Config) -> None:
-    long = config.model_copy(update={"data": config.data.model_copy(update={"num_frames": 100})})
-    with pytest.raises(
-        UserError, match=r"no clip came out of .*\nvideos: 4 in, 0 with clips.*\nwithout clips:\n.*shorter than"
-    ):
-        run(messy, tmp_path / "out", long)
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ("filters.max_bars=0.9", set()),
+        ("data.clips_per_shard=50", {"shard"}),
+        ("text_encoder.max_length=5", {"encoders", "shard"}),
+        ("data.height=16", {"shard"}),
+        ("shots.min_seconds=0.1", set()),
+        ("shots.adaptive_threshold=4", {"scan"}),
+        ("data.max_frames=1000", {"probe", "scan", "shard", "picture"}),
+    ],
+)
+def test_a_changed_setting_redoes_what_depends_on_it(
+    messy: Path, tmp_path: Path, change: str, redone: set[str]
+) -> None:
+    out = tmp_path / "out"
+    settings = [*BASE, "shots.detector=scenedetect"]
+    preprocess_here(messy, out, load_config(None, settings))
+    before = times_of(out)
+    preprocess_here(messy, out, load_config(None, [*settings, change]), overwrite=True)
+    after = times_of(out)
+    made = {name for name, time in after.items() if before.get(name) != time}
+    assert {Path(name).parts[1] for name in made if name.startswith("work")} == redone
+    assert any(name.startswith("shard") for name in made) == ("shard" in redone)
+    fresh = tmp_path / "fresh"
+    preprocess_here(messy, fresh, load_config(None, [*settings, change]))
+    files = {path.name for path in fresh.iterdir() if path.is_file()}
+    assert {path.name for path in out.iterdir() if path.is_file()} == files
+    assert all((out / name).read_bytes() == (fresh / name).read_bytes() for name in files - {"report.html"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "data.num_frames=100",
+            r"data.num_frames dropped 3 of 4 \(shorter than a clip .* limit is 12.5, and the best has 1.25",
+        ),
+        ("filters.min_side=64", r"filters.min_side dropped 3 of 4 .* limit is 64, and the best has 32"),
+        (
+            "filters.min_brightness=0.99",
+            r"filters.min_brightness dropped 3 of 5 .* limit is 0.99, and the best has 0\.[45]",
+        ),
+    ],
+)
+def test_an_empty_result_says_what_would_help(messy: Path, tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"no clip is left: {message}"):
+        preprocess_here(messy, tmp_path / "out", load_config(None, [*BASE, setting]))
     assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_the_plan_counts_what_preprocessing_makes(messy: Path, tmp_path: Path, config: Config) -> None:
+    """Where no stage looks at frames, both say the same, and the plan writes nothing but what it probed."""
+    results = LocalOutput(tmp_path / "results")
+    planned = explain(str(messy), config, encoder_source(config), InProcess(), results, unseen)
+    made = preprocess_here(messy, tmp_path / "out", config)
+    assert made is not None
+    assert planned == made.split("\nnoticed")[0]
+    assert {path.name for path in results.path.iterdir()} == {"probe", "encoders"}
+    long = load_config(None, [*BASE, "data.num_frames=100"])
+    with pytest.raises(UserError, match=r"no clip is left: data.num_frames dropped 3 of 4"):
+        explain(str(messy), long, encoder_source(long), InProcess(), results, unseen)
+
+
+def test_clips_of_several_shapes_go_into_shards_of_their_own(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Wide and square videos, long and short ones."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, (count, height, width) in {
+        "wide": (8, 32, 64), "square": (9, 64, 64), "brief": (5, 64, 64), "tiny": (3, 64, 64)
+    }.items():  # fmt: skip
+        write_mp4(folder / f"{name}.mp4", rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8), fps=8)
+    config = load_config(
+        None, [*BASE, "buckets.aspects=['2:1', '1:1']", "buckets.num_frames=[4, 8]", "buckets.sizes=[32]"]
+    )
+    preprocess_here(folder, tmp_path / "out", config)
+    info = DatasetInfo.read(tmp_path / "out")
+    by_id = {sample.id: tuple(sample.latents.shape[1:]) for sample in samples_of(tmp_path / "out")}
+    assert by_id == {"wide.mp4#0": (8, 20, 44), "square.mp4#0": (8, 32, 32), "brief.mp4#0": (4, 32, 32)}
+    assert {shard.bucket for shard in info.shards.values()} == {"8x20x44", "8x32x32", "4x32x32"} == info.buckets.keys()
+    assert info.encoded.grid == (8, 32, 44)
+    assert videos_of(tmp_path / "out")["tiny.mp4"]["rule"] == "buckets.num_frames"
+
+
+def test_scores_filters_and_duplicates_decide_what_is_kept(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A moving picture twice, one that stands still, and a black one."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    texture = rng.integers(0, 256, (8, 24, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    moving = np.stack([texture[:, 4 * k : 4 * k + 64] for k in range(8)])
+    other = np.stack([texture[::-1, 4 * k : 4 * k + 64] for k in range(8)])
+    videos = {"a": moving, "b": moving, "c": other, "frozen": moving[:1].repeat(8, 0), "black": moving // 100}
+    for name, frames in videos.items():
+        write_mp4(folder / f"{name}.mp4", frames, fps=8)
+    settings = ["filters.min_change=0.002", "filters.min_brightness=0.1", "filters.min_difference=0.1"]
+    preprocess_here(folder, tmp_path / "out", load_config(None, [*BASE, "data.num_frames=8", *settings]))
+    rows = {row["video"]: row for row in pq.read_table(tmp_path / "out/clips.parquet").to_pylist()}
+    assert {name: row["rule"] for name, row in rows.items()} == {
+        "a.mp4": None, "b.mp4": "filters.min_difference", "c.mp4": None, "frozen.mp4": "filters.min_change",
+        "black.mp4": "filters.min_brightness",
+    }  # fmt: skip
+    assert (rows["b.mp4"]["duplicate_of"], rows["b.mp4"]["threshold"]) == ("a.mp4#0", 0.1)
+    assert rows["b.mp4"]["difference"] == rows["b.mp4"]["score"] < 0.1
+    assert rows["frozen.mp4"]["change"] < 0.002 < rows["a.mp4"]["change"]
+
+
+def shade(frames: np.ndarray) -> float:
+    """A scorer."""
+    if frames.mean() > 200:
+        raise ValueError("too bright to be judged")
+    return float(frames.mean())
+
+
+def test_own_scorers_see_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, level in (("dark", 40), ("light", 160), ("white", 250)):
+        write_mp4(folder / f"{name}.mp4", np.full((4, 32, 32, 3), level, np.uint8), fps=8)
+    (tmp_path / "my_scorers.py").write_text("import numpy as np\n" + inspect.getsource(shade))
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ["filters.scorers={shade = 'my_scorers:shade'}", "filters.min_scores={shade = 100}"]
+    preprocess_here(folder, tmp_path / "out", load_config(None, [*BASE, *settings]))
+    rows = {row["video"]: row for row in pq.read_table(tmp_path / "out/clips.parquet").to_pylist()}
+    assert {name: row["rule"] for name, row in rows.items()} == {
+        "dark.mp4": "filters.min_scores.shade", "light.mp4": None, "white.mp4": "filters.scorers"
+    }  # fmt: skip
+    assert rows["light.mp4"]["shade"] == pytest.approx(160, abs=3)
+    assert "too bright to be judged" in rows["white.mp4"]["reason"]

@@ -7,12 +7,11 @@ import pytest
 import torch
 from conftest import TINY
 from launch import losses, train
+from preprocessed import preprocess_here
 from safetensors.torch import load_file
+from two_buckets import two_buckets
 
-from data.preprocess import preprocess
 from video_dit.config import load_config
-from video_dit.encoders import build_autoencoder, build_text_encoder
-from video_dit.encoders.fingerprint import encoder_fingerprints
 
 NUM_STEPS = 20
 
@@ -92,10 +91,7 @@ def held_out_shards(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactor
     """Of another split of the same manifest."""
     folder = tmp_path_factory.mktemp("held_out")
     config = load_config(None, [*TINY, "data.split=held_out"])
-    encoders = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
-    preprocess(
-        str(shapes_videos), folder, config, *encoders, encoder_fingerprints(config), False, lambda videos, _: videos
-    )
+    preprocess_here(shapes_videos, folder, config)
     return folder
 
 
@@ -129,3 +125,28 @@ def test_training_learns(tiny_shards: Path, tmp_path: Path) -> None:
     train(1, "--data", tiny_shards, "--run", tmp_path, *TINY, *settings)
     curve = losses(tmp_path)
     assert sum(curve[-20:]) < 0.7 * sum(curve[:20])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_clips_of_two_shapes_train_the_same_on_two_ranks_and_in_parts(tiny_shards: Path, tmp_path: Path) -> None:
+    """With what depends on the size: learned places, and a shift that grows with the tokens."""
+    shards = two_buckets(tiny_shards, tmp_path / "shards")
+    settings = (
+        "model.rotary=false", "model.spatial_position=learned", "model.temporal_position=learned",
+        "diffusion.shift_tokens=8", "diffusion.stratified=true", "training.schedule=constant", "training.log_every=3",
+        "training.checkpoint_every=5", "--validation", str(shards), "training.validate_every=10",
+    )  # fmt: skip
+    whole = start(tmp_path / "whole", shards, 1, *settings)
+    assert start(tmp_path / "two", shards, 2, *settings, "training.micro_batch_size=2") == pytest.approx(
+        whole, abs=1e-4
+    )
+    for steps in (5, 8):
+        start(tmp_path / "parts", shards, 1, *settings, f"training.steps={steps}")
+    assert start(tmp_path / "parts", shards, 1, *settings) == whole
+    for name, theirs in weights(tmp_path / "whole", NUM_STEPS).items():
+        assert torch.equal(weights(tmp_path / "parts", NUM_STEPS)[name], theirs), name
+    one, two = ((tmp_path / run / "validation.jsonl").read_text().splitlines() for run in ("whole", "two"))
+    assert len(one) == 2
+    for ours, theirs in zip(one, two, strict=True):
+        assert json.loads(ours)["loss_by_t"] == pytest.approx(json.loads(theirs)["loss_by_t"], abs=1e-4)

@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from video_dit.config import Config
 from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.run_folder import RunFolder
+from video_dit.shapes import Grid, token_grid
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import resume, save_checkpoint
 from video_dit.training.engine import Engine, micro_batch_size
-from video_dit.training.loss import BatchLoss, LossFunction, means_by_bin
+from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
 from video_dit.training.schedule import ema_decay, learning_rate_factor
 from video_dit.training.validation import validation_loss
@@ -30,7 +32,6 @@ def train(
     text_segments: tuple[TextSegment, ...],
     load_batches: BatchSource,
     load_validation: ValidationSource | None,
-    tokens_per_sample: int,
     run: RunFolder,
 ) -> None:
     """Trains from the run's newest checkpoint, or from the start, to `training.steps`.
@@ -44,7 +45,6 @@ def train(
         text_segments: where each text encoder's part of a condition is.
         load_batches: see `BatchSource`.
         load_validation: see `ValidationSource`; None: nothing is held out.
-        tokens_per_sample: S, for the speed that is shown.
         run: where everything is kept.
     """
     training = config.training
@@ -59,15 +59,17 @@ def train(
     if engine.rank == 0:
         print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
         print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
-        progress = Progress(run, first_step, training.steps, training.batch_size * tokens_per_sample)
+        progress = Progress(run, first_step, training.steps)
 
     stopwatch = Stopwatch()
+    num_tokens = 0
     losses: list[Tensor] = []
     by_bins: list[Tensor] = []
     for step in range(first_step, training.steps):
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
-        loss, by_bin = _optimizer_step(engine, loss_function, batches, stopwatch)
+        loss, by_bin, step_tokens = _optimizer_step(engine, loss_function, batches, stopwatch)
+        num_tokens += step_tokens * engine.num_ranks
         averages.update(engine.shards(), ema_decay(step, training))
         losses.append(loss)
         by_bins.append(by_bin)
@@ -78,7 +80,9 @@ def train(
             means = engine.sum_over_ranks(torch.stack(losses)) / engine.num_ranks
             by_t = means_by_bin(engine.sum_over_ranks(torch.stack(by_bins).sum(0)))
             if progress is not None:
-                progress.log(done, means.tolist(), by_t, training.learning_rate * factor, *stopwatch.lap())
+                rate = training.learning_rate * factor
+                progress.log(done, means.tolist(), by_t, rate, num_tokens, *stopwatch.lap())
+            num_tokens = 0
             losses.clear()
             by_bins.clear()
         if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
@@ -95,14 +99,27 @@ def train(
         print(f"averaged weights: {run.averaged_weights()}")
 
 
+class _Step(NamedTuple):
+    """This rank's mean loss, all of it by t, and how many tokens its samples had."""
+
+    loss: Tensor
+    by_bin: Tensor
+    num_tokens: int
+
+
 def _optimizer_step(
     engine: Engine, loss_function: LossFunction, batches: Iterator[Batch], stopwatch: Stopwatch
-) -> BatchLoss:
-    """One step over this rank's micro-batches; their mean loss, and all of it by t."""
+) -> _Step:
+    """One step over this rank's micro-batches."""
     parts = []
+    num_tokens = 0
+    patch_size = loss_function.config.model.patch_size
     for _ in range(engine.micro_batches_per_step):
-        loss, by_bin = loss_function(engine.model, stopwatch.waiting(batches))
+        batch = stopwatch.waiting(batches)
+        grid = token_grid(Grid(*batch.latents.shape[2:]), patch_size)
+        num_tokens += len(batch.latents) * (grid.size + batch.text.embeds.shape[1])
+        loss, by_bin = loss_function(engine.model, batch)
         engine.backward(loss)
         parts.append((loss.detach(), by_bin))
     means, by_bins = zip(*parts, strict=True)
-    return BatchLoss(torch.stack(means).mean(), torch.stack(by_bins).sum(0))
+    return _Step(torch.stack(means).mean(), torch.stack(by_bins).sum(0), num_tokens)

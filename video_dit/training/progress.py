@@ -37,9 +37,8 @@ class Stopwatch:
 class Progress:
     """The log of rank 0."""
 
-    def __init__(self, run: RunFolder, first_step: int, num_steps: int, tokens_per_step: int) -> None:
+    def __init__(self, run: RunFolder, first_step: int, num_steps: int) -> None:
         self._num_steps = num_steps
-        self._tokens_per_step = tokens_per_step
         for file in (run.metrics, run.validation):
             _forget_steps_after(file, first_step)
         self._metrics = run.metrics.open("a", encoding="utf-8")
@@ -52,12 +51,14 @@ class Progress:
         losses: list[float],
         by_t: list[float | None],
         learning_rate: float,
+        num_tokens: int,
         seconds: float,
         data_wait: float,
     ) -> None:
         """Records the steps up to `last_step`, whose losses these are, and prints one line about them.
 
-        `by_t` has the mean loss of these steps in each part of [0, 1] that t can be in, None where it was not.
+        `by_t` has the mean loss of these steps in each part of [0, 1] that t can be in, None where it was not;
+        `num_tokens` of video and text went through them, padding among them.
         """
         first_step = last_step - len(losses) + 1
         speed = len(losses) / seconds
@@ -73,7 +74,7 @@ class Progress:
         minutes, remainder = divmod(round((self._num_steps - last_step) / speed), 60)
         print(
             f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {sum(losses) / len(losses):.4f}  "
-            f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  data wait {data_wait:.1%}  "
+            f"{speed:.2f} steps/s  {num_tokens / seconds:,.0f} tokens/s  data wait {data_wait:.1%}  "
             f"{minutes}:{remainder:02d} left",
             flush=True,
         )
