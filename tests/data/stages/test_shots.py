@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,11 +50,12 @@ def detect(frames: Frames, config: ShotsConfig) -> list[Range]:
 
 def ranges(*lengths: int) -> list[Range]:
     ends = np.cumsum([0, *lengths]).tolist()
-    return [Range(first, stop) for first, stop in zip(ends, ends[1:], strict=False)]
+    return [Range(first, stop) for first, stop in pairwise(ends)]
 
 
 @pytest.mark.parametrize(
-    "lengths", [(30,), (1,), (2,), (12, 20, 15), (1, 20), (2, 20), (3, 20), (20, 1), (20, 2), (20, 3), (1, 9, 1), (4, 4)]
+    "lengths",
+    [(30,), (1,), (2,), (12, 20, 15), (1, 20), (2, 20), (3, 20), (20, 1), (20, 2), (20, 3), (1, 9, 1), (4, 4)],
 )
 def test_cuts_are_found_wherever_they_are(lengths: tuple[int, ...]) -> None:
     """Also a frame or two from the beginning or the end."""
@@ -89,9 +91,13 @@ def test_the_fades_are_those_of_pyscenedetect() -> None:
     """Its cut is in the middle of what is black."""
     frames = faded()
     peer = ThresholdDetector(20, min_scene_len=0)
-    cuts = [cut.frame_num for k, frame in enumerate(frames) for cut in peer.process_frame(FrameTimecode(k, 25.0), frame)]
+    cuts = [
+        cut.frame_num for k, frame in enumerate(frames) for cut in peer.process_frame(FrameTimecode(k, 25.0), frame)
+    ]
     found = detect(frames, ShotsConfig(fade_threshold=20))
-    black = [each for each in found if frames[each.first : each.stop].mean((1, 2, 3)).max() < 20 and each.stop < len(frames)]
+    black = [
+        each for each in found if frames[each.first : each.stop].mean((1, 2, 3)).max() < 20 and each.stop < len(frames)
+    ]
     assert [round((each.first + each.stop) / 2) for each in black] == cuts
 
 
@@ -110,7 +116,7 @@ FADES = {
     "fades.mp4": ((0, 41), (42, 124), (126, 208), (209, 249)),
 }
 """Of ground_truth.json, which has both as frame numbers, of the stream that is the default one: the hard cuts are those
-at which a frame differs at once, and fades reach as far as brightness falls and rises; one in testvideo.mp4 is a dissolve.
+at which a frame differs at once, and fades reach as far as brightness falls and rises. One of testvideo.mp4 dissolves.
 """
 
 
