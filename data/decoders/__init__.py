@@ -1,14 +1,17 @@
 """Frames of a video at given times and of a given size, by one of several libraries.
 
+All decode on one thread: which frames come out of a damaged file depends on how many there are, and preprocessing has
+a process on each core.
+
 `auto` is PyAV for every file, as the others are right on fewer files and hardly faster on any. What was measured, with
-PyAV 17.1 and torchcodec 0.13.0 on FFmpeg 8, and decord 0.6.0, on two shared cores; frames per second relative to PyAV,
+PyAV 17.1 and torchcodec 0.13.0 on FFmpeg 8, and decord 0.6.0; frames per second of processor time relative to PyAV,
 medians of three rounds in turns, height 256; windows are ten of 17 frames, every third, from all over the file:
 
 | | decord, all / windows | torchcodec, all / windows |
 |---|---|---|
-| H.264, 720p, 55 s | 0.73 / 0.94 | 0.58 / 0.95 |
-| H.264, 720p, 24 s | 0.73 / 1.12 | 0.58 / 1.04 |
-| MPEG-4, 480 x 320, 10 s | 0.65 / 0.45 | 0.33 / 0.69 |
+| H.264, 720p, 55 s | 0.92 / 1.01 | 0.65 / 1.04 |
+| H.264, 720p, 24 s | 0.93 / 1.08 | 0.60 / 1.15 |
+| MPEG-4, 480 x 320, 10 s | 0.89 / 0.52 | 0.54 / 0.80 |
 
 - decord returned wrong frames without a word of HEVC, open-GOP H.264, MPEG-TS, cuts without re-encoding and edit lists,
   and refused AV1, GIF, AVI and MPEG-PS. Of pictures on their side it can return four channels.

@@ -97,11 +97,7 @@ class _Timed(NamedTuple):
 
 
 class _Stream:
-    """Frames of a stream in order, each later than the one before it.
-
-    On one thread: which frames come out of a damaged file depends on the number of threads, and preprocessing has a
-    process on each core.
-    """
+    """Frames of a stream in order, each later than the one before it."""
 
     def __init__(self, path: Path, info: VideoInfo, limits: Limits, files: ExitStack, skip_frame: str = "DEFAULT"):
         self.path, self.info, self.limits, self.files, self.skip_frame = path, info, limits, files, skip_frame

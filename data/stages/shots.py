@@ -74,7 +74,8 @@ class SceneDetect:
 
     The former compares a change with those of two pictures before it and two after it, so that it says nothing of the
     first and the last ones. These are looked at once more: clips that others have cut often begin or end with a frame
-    or two of another shot. What is black between two fades is a shot of its own.
+    or two of another shot. Between others, a shot of so few pictures can be missed.
+    What is black between two fades is a shot of its own.
     """
 
     WINDOW = 2

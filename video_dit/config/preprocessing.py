@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from video_dit.config.table import Count, Fraction, NotNegative, Positive, Table
+from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Table
 from video_dit.errors import UserError
 
 Aspect = Annotated[str, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")]
@@ -26,8 +26,8 @@ class ShotsConfig(Table):
     adaptive_threshold: Positive = Field(
         3.0, description="scenedetect: how many times the change around it a change must be to be a cut"
     )
-    fade_threshold: NotNegative = Field(
-        12.0, description="scenedetect: mean brightness, of 255, below which a fade has reached black"
+    fade_threshold: CountOrZero = Field(
+        12, description="scenedetect: mean brightness, of 255, below which a fade has reached black"
     )
     cut_probability: Fraction = Field(0.5, description="transnetv2: from which on a frame is a cut")
     min_seconds: NotNegative = Field(0.0, description="a shorter shot gives no clip")

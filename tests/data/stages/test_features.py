@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +70,16 @@ def test_a_frozen_video_has_no_motion_and_no_change(tmp_path: Path) -> None:
     assert frozen["change"] < 0.0005 < slow["change"]
 
 
-def test_real_clips_move_more_than_their_frozen_first_frames(tmp_path: Path, assets: Path) -> None:
-    for path in sorted((assets / "camera-128").rglob("*.mp4"))[::60]:  # some scenes are nearly still
+def test_frozen_frames_of_real_clips_change_less_than_most_real_clips(tmp_path: Path, assets: Path) -> None:
+    """Some scenes are as good as still."""
+    real, frozen = [], []
+    for path in sorted((assets / "camera-128").rglob("*.mp4"))[::20]:
         info = probe(path, LIMITS)
         (first,) = read_frames(path, info, [0.0], info.size, "auto", LIMITS)
-        frozen = scores(tmp_path / "frozen.mp4", np.stack([first.pixels] * 16), 10).scores
-        real = clip_of(path).scores
-        assert frozen["motion"] < 0.002
-        assert frozen["change"] < 0.0005
-        assert frozen["change"] < 0.9 * real["change"]
+        real.append(clip_of(path).scores)
+        frozen.append(scores(tmp_path / "frozen.mp4", np.stack([first.pixels] * 16), 10).scores)
+    assert max(each["motion"] for each in frozen) < 0.002 < np.median([each["motion"] for each in real])
+    assert max(each["change"] for each in frozen) < 0.0005 < np.quantile([each["change"] for each in real], 0.15)
 
 
 @pytest.mark.parametrize("level", [0, 51, 204])
@@ -101,7 +103,7 @@ def test_brightness_is_luma() -> None:
 
 @pytest.mark.parametrize("period", [4, 8, 16])
 def test_sharpness_of_a_wave(period: int) -> None:
-    """Second differences of A cos(w x) are (2 cos w - 2) A cos(w x), whose variance is half of that amplitude squared."""
+    """Second differences of A cos(w x) are (2 cos w - 2) A cos(w x): of that amplitude, half the square."""
     wave = 127 + 100 * np.cos(2 * np.pi * np.arange(16 * 20 + 1) / period)  # ends as it begins: on a peak
     luma = np.tile(np.round(wave).astype(np.uint8), (40, 1))
     expected = (100 * (2 - 2 * np.cos(2 * np.pi / period))) ** 2 / 2
@@ -112,7 +114,7 @@ def test_blur_lowers_sharpness(tmp_path: Path) -> None:
     picture = texture(1, 240, 320, detail=0.004)
     blurred = [np.asarray(picture.filter(ImageFilter.GaussianBlur(sigma))) for sigma in (0, 1, 2, 4, 8)]
     found = [scores(tmp_path / "blur.mp4", np.stack([frame] * 4), 8).scores["sharpness"] for frame in blurred]
-    assert all(sharp > 2 * soft for sharp, soft in zip(found, found[1:], strict=False))
+    assert all(sharp > 2 * soft for sharp, soft in pairwise(found))
 
 
 @pytest.mark.parametrize("level", [0, 255])

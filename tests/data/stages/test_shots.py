@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +50,7 @@ def detect(frames: Frames, config: ShotsConfig) -> list[Range]:
 
 def ranges(*lengths: int) -> list[Range]:
     ends = np.cumsum([0, *lengths]).tolist()
-    return [Range(first, stop) for first, stop in zip(ends, ends[1:], strict=False)]
+    return [Range(first, stop) for first, stop in pairwise(ends)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ FADES = {
     "fades.mp4": ((0, 41), (42, 124), (126, 208), (209, 249)),
 }
 """Of ground_truth.json, which has both as frame numbers, of the stream that is the default one: the hard cuts are those
-at which a frame differs at once, and fades reach as far as brightness falls and rises; one in testvideo.mp4 is a dissolve.
+at which a frame differs at once, and fades reach as far as brightness falls and rises. One of testvideo.mp4 dissolves.
 """
 
 
