@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from heapq import nsmallest
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -10,19 +11,43 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset_info import Bucket, DatasetInfo, size_problem
+from data.on_the_fly import FrameBatch
 from data.order import Position
-from data.shards import Sample, ShardReader
+from data.probe import VideoError, probe
+from data.shards import Cut, Sample, ShardReader
+from data.storage import as_file
+from data.video import read_clips
+from video_dit.config import DataConfig
 from video_dit.contracts import Batch, ClipInfo, TextCondition, TextSegment
 from video_dit.errors import UserError
 from video_dit.seeds import derive_seed
 
+MAX_REPLACEMENTS = 100
+"""Clips in a row that cannot be decoded; more than that are no accident."""
 
-class ClipDataset(Dataset[tuple[Sample, int, int]]):
+
+class Item(NamedTuple):
+    """A sample, the seed of its draws, and its index in the order of all epochs of its bucket.
+
+    frames: uint8 [F, H, W, 3], where shards hold videos; None too if neither this clip nor others can be decoded.
+    problems: files that could not be decoded, each with what is wrong; the sample stands in the place of theirs.
+    """
+
+    sample: Sample
+    seed: int
+    index: int
+    frames: Tensor | None = None
+    problems: tuple[tuple[str, str], ...] = ()
+
+
+class ClipDataset(Dataset[Item]):
     """All epochs of each bucket of a folder of shards, one after another: index i of N clips is in epoch i // N.
 
     The order within an epoch is a permutation of the ids that (seed, epoch) alone decide. With each sample comes the
     seed of its draws; that seed, which of its captions it shows and its latents, where the autoencoder has a deviation,
     are decided by (seed, epoch, id) alone. So none of these depends on the ranks, the shards or what was read before.
+    Where shards hold videos, a clip that cannot be decoded is replaced by one that (seed, epoch, id) decides, or where
+    that one cannot be either, by the next.
 
     Attributes:
         info: what the folder holds.
@@ -34,6 +59,7 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         self.folder = folder
         self.info = DatasetInfo.read(folder)
         self.seed = seed
+        self._data = DataConfig(**self.info.tables["data"])
         self._readers: dict[str, ShardReader] = {}
         places: dict[str, list[tuple[str, str, int]]] = {name: [] for name in sorted(self.info.buckets)}
         for name, shard in self.info.shards.items():
@@ -59,14 +85,36 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
             self._orders[bucket] = epoch, torch.randperm(self.counts[bucket], generator=generator).numpy()
         return self._orders[bucket][1]
 
-    def __getitem__(self, position: Position) -> tuple[Sample, int, int]:
-        """The sample at a position, the seed of its draws, and its index in the order of all epochs of its bucket."""
+    def __getitem__(self, position: Position) -> Item:
+        """The sample at a position."""
         bucket, index = position
         epoch, within = divmod(index, self.counts[bucket])
-        sample_id, shard, row = self._places[bucket][self.order(bucket, epoch)[within]]
-        u = derive_seed(self.seed, epoch, sample_id, "caption") / 2**63
-        seed = derive_seed(self.seed, epoch, sample_id)
-        return self._reader(shard)[row].show(u, seed), seed, index
+        place = self._places[bucket][self.order(bucket, epoch)[within]]
+        draws = derive_seed(self.seed, epoch, place[0])
+        u = derive_seed(self.seed, epoch, place[0], "caption") / 2**63
+        problems: list[tuple[str, str]] = []
+        while True:
+            _, shard, row = place
+            sample = self._reader(shard)[row].show(u, draws)
+            if sample.cut is None or len(problems) > MAX_REPLACEMENTS:
+                return Item(sample, draws, index, None, tuple(problems))
+            try:
+                return Item(sample, draws, index, self._decode(sample.cut, bucket), tuple(problems))
+            except VideoError as error:
+                problems.append((sample.cut.place.location, str(error)))
+            other = derive_seed(draws, "replacement", len(problems)) % self.counts[bucket]
+            place = self._places[bucket][other]
+
+    def _decode(self, cut: Cut, bucket: int) -> Tensor:
+        """uint8 [F, H, W, 3].
+
+        Raises:
+            VideoError: it cannot be decoded.
+        """
+        with as_file(cut.place) as path:
+            info = probe(path, self._data.limits)
+            _, window = next(read_clips(path, info, [cut.start], self.buckets[bucket].pixels, self._data))
+        return torch.from_numpy(window.frames)
 
     def first(self, num_clips: int) -> list[list[Position]]:
         """Where the first clips in the order of their ids are in epoch 0; by bucket, at most so many in all."""
@@ -99,14 +147,16 @@ class ClipDataset(Dataset[tuple[Sample, int, int]]):
         return {**self.__dict__, "_readers": {}}  # a process that is spawned opens its own memory maps
 
 
-def load_batches(dataset: ClipDataset, positions: Iterator[list[Position]], num_workers: int) -> Iterator[Batch]:
-    """Batches at these positions; with `num_workers` processes they are read ahead."""
+def load_batches(
+    dataset: ClipDataset, positions: Iterator[list[Position]], num_workers: int
+) -> Iterator[Batch | FrameBatch]:
+    """Batches at these positions; with `num_workers` processes they are read ahead. Of frames, for shards of videos."""
     return iter(DataLoader(dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers))
 
 
 def load_once(
     dataset: ClipDataset, num_clips: int, rank: int, num_ranks: int, batch_size: int
-) -> Iterator[tuple[Batch, Tensor]]:
+) -> Iterator[tuple[Batch | FrameBatch, Tensor]]:
     """This rank's share of the first clips in the order of their ids, in as many batches of one shape on every rank.
 
     Args:
@@ -136,12 +186,13 @@ class _Endless:
         return self._positions
 
 
-def collate(items: list[tuple[Sample, int, int]]) -> Batch:
-    samples, seeds, positions = zip(*items, strict=True)
-    return Batch(
-        torch.stack([sample.latents for sample in samples]),
-        TextCondition(*map(torch.stack, zip(*(sample.text for sample in samples), strict=True))),
-        ClipInfo(*map(torch.stack, zip(*(sample.clip for sample in samples), strict=True))),
-        torch.tensor(seeds),
-        torch.tensor(positions),
-    )
+def collate(items: list[Item]) -> Batch | FrameBatch:
+    text = TextCondition(*map(torch.stack, zip(*(item.sample.text for item in items), strict=True)))
+    clip = ClipInfo(*map(torch.stack, zip(*(item.sample.clip for item in items), strict=True)))
+    rest = text, clip, torch.tensor([item.seed for item in items]), torch.tensor([item.index for item in items])
+    latents = [item.sample.latents for item in items if item.sample.latents is not None]
+    if latents:
+        return Batch(torch.stack(latents), *rest)
+    frames = [item.frames for item in items if item.frames is not None]
+    problems = tuple(problem for item in items for problem in item.problems)
+    return FrameBatch(torch.stack(frames) if len(frames) == len(items) else None, *rest, problems)

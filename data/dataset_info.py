@@ -14,6 +14,9 @@ from video_dit.shapes import Grid, latent_grid
 
 VERSION = 2
 
+Holds = Literal["latents", "videos"]
+"""What shards hold of a clip: what the autoencoder made of it, or the place from which training decodes it."""
+
 
 class Bucket(NamedTuple):
     """One shape of clips: in pixels, and as latents."""
@@ -73,7 +76,7 @@ class DatasetInfo:
     shards: dict[str, ShardInfo]
     counts: dict[str, int]
     dropped: list[dict[str, Any]]
-    holds: Literal["latents", "videos"]
+    holds: Holds
     version: int = VERSION
 
     @property

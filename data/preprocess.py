@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.dataset_info import Bucket, DatasetInfo, covering
+from data.dataset_info import Bucket, DatasetInfo, Holds, covering
 from data.engine import Engine
 from data.output import OutputFolder, output_folder
 from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of
@@ -47,6 +47,7 @@ def preprocess(
     encoders: EncoderSource,
     engine: Engine,
     overwrite: bool,
+    holds: Holds,
     show_progress: ShowProgress,
     command: str,
 ) -> str | None:
@@ -59,6 +60,7 @@ def preprocess(
         encoders: how a worker comes by its encoders.
         engine: who works.
         overwrite: replace shards that were made from something else.
+        holds: what shards hold; of videos only the places where they are.
         show_progress: shows each stage.
         command: for the report: the one that makes the same again.
 
@@ -74,7 +76,7 @@ def preprocess(
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
     inputs = fingerprint_of(videos)
     existing = _existing(folder)
-    if existing is not None and _is_made_of(existing, tables, inputs, encoders):
+    if existing is not None and _is_made_of(existing, tables, inputs, encoders, holds):
         return None
     if existing is not None and not overwrite:
         raise UserError(
@@ -89,9 +91,9 @@ def preprocess(
     work.describe()
     work.assign_buckets()
     work.refuse_nothing()
-    work.write_shards(folder)
+    work.write_shards(folder, holds)
     work.refuse_nothing()
-    return _write_outcome(work, out, folder, tables, inputs, command)
+    return _write_outcome(work, out, folder, tables, inputs, holds, command)
 
 
 def explain(
@@ -121,15 +123,17 @@ def _existing(folder: OutputFolder) -> DatasetInfo | None:
     return None if content is None else DatasetInfo.parse(content, "dataset.json")
 
 
-def _is_made_of(existing: DatasetInfo, tables: dict[str, Any], inputs: str, encoders: EncoderSource) -> bool:
+def _is_made_of(
+    existing: DatasetInfo, tables: dict[str, Any], inputs: str, encoders: EncoderSource, holds: Holds
+) -> bool:
     """Whether shards are what would be made again. Encoders that nobody can compare are taken for the same."""
     pairs = zip(existing.fingerprints.values(), encoders.fingerprints().values(), strict=True)
     same_encoders = all(theirs is None or ours is None or theirs == ours for theirs, ours in pairs)
-    return (existing.tables, existing.inputs) == (tables, inputs) and same_encoders
+    return (existing.tables, existing.inputs, existing.holds) == (tables, inputs, holds) and same_encoders
 
 
 def _write_outcome(
-    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, command: str
+    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, holds: Holds, command: str
 ) -> str:
     """Tables, report, and, last, dataset.json; then what an earlier run left is removed."""
     videos, clips = _tables(work)
@@ -150,7 +154,7 @@ def _write_outcome(
             "videos": len(work.inputs), "videos_with_clips": len({c.source.id for c in kept}), "clips": len(kept)
         },
         dropped=[drop.as_json() for drop in find_drops(videos, clips)],
-        holds="latents",
+        holds=holds,
     )  # fmt: skip
     prompts = _spread(list(dict.fromkeys(caption.text for c in kept for caption in c.captions)), NUM_EXAMPLE_PROMPTS)
     folder.write("empty_prompt.arrow", encoders.empty_prompt)

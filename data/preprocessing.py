@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data.dataset_info import Holds
 from data.engine import Engine, Unit
 from data.output import OutputFolder
 from data.probe import VideoInfo
@@ -27,7 +28,7 @@ from data.stages.filters import Drop, clip_limits, drop_captions, drop_clip, dro
 from data.stages.scan import Scan
 from data.units.jobs import ClipJob
 from data.units.looks import Look, caption_units, picture_units, read_descriptions, read_pictures, scorer_units
-from data.units.shards import EncoderInfo, WrittenShard, encoders_unit, read_encoders, read_shard, shard_unit
+from data.units.shards import EncoderInfo, ShardJob, WrittenShard, encoders_unit, read_encoders, read_shard, shard_unit
 from data.units.videos import probe_units, read_probe, scan_unit
 from video_dit.config import Config
 from video_dit.errors import UserError
@@ -117,7 +118,8 @@ class Preprocessing:
     def encoder_info(self) -> EncoderInfo:
         """Of the encoders that the workers load."""
         units = [encoders_unit(self._encoders)]
-        return [read_encoders(result) for _, result in self._stage("looking at the encoders", "task", units)][0]
+        ((_, result),) = self._stage("looking at the encoders", "task", units)
+        return read_encoders(result)
 
     @cached_property
     def _lengths(self) -> Lengths:
@@ -255,17 +257,17 @@ class Preprocessing:
             else:
                 candidate.grid = found
 
-    def write_shards(self, out: OutputFolder) -> None:
+    def write_shards(self, out: OutputFolder, holds: Holds) -> None:
         """Of the clips of one bucket each, in their order."""
         size = self.config.data.clips_per_shard
         groups: list[tuple[Grid, int, list[Candidate]]] = []
         for grid in self.grids:
             of_bucket = [candidate for candidate in self._kept() if candidate.grid == grid]
             groups += [(grid, n, of_bucket[n * size : (n + 1) * size]) for n in range(-(-len(of_bucket) // size))]
-        units = [
-            shard_unit([candidate.job for candidate in group], grid, number, self.config, self._encoders, out)
-            for grid, number, group in groups
-        ]
+        units = []
+        for grid, number, group in groups:
+            clips = tuple(candidate.job for candidate in group)
+            units.append(shard_unit(ShardJob(clips, grid, self.config.data, self._encoders, holds), number, out))
         written: dict[int, WrittenShard] = {}
         for index, result in self._stage("encoding", "clip", units):
             written[index] = read_shard(result)

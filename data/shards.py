@@ -4,11 +4,14 @@ A folder of shards holds:
 
 - dataset.json: what it was made with and how much of it there is; written last
 - empty_prompt.arrow: the text encoder's answer to "", one sample without latents
-- shard-00000.arrow: samples, each with all of its captions
-- report.jsonl: a line per input: the clips it gave, why it gave none or no more, and what was noticed about it
+- shard-8x32x32-00000-0123abcd.arrow: samples of one shape, each with all of its captions
+- videos.parquet, clips.parquet: what became of each input and of each clip; see data/report/tables.py
+- report.html: the same, to look at
 - example_prompts.txt: captions, to try a run with
+- work/: what each unit of preprocessing gave, so that nothing is done twice; training does not need it
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from data.dataset_info import ShardInfo, checksum
 from data.latents import STORED, draw_latents
+from data.storage import Place
 from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
 
@@ -30,36 +34,50 @@ _SCHEMA = pa.schema(
     + [(name, pa.binary()) for name in ("latents", "latents_std", "embeds", "mask", "pooled")]
     + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
     + [("fps", pa.float32()), ("size", pa.list_(pa.float32(), 2)), ("crop", pa.list_(pa.float32(), 2))]
+    + [("location", pa.binary()), ("bytes", pa.int64()), ("offset", pa.int64()), ("start", pa.float64())]
 )
 
 
+class Cut(NamedTuple):
+    """A clip in its video: where the video is, and seconds from its first frame; the rate is that of [data]."""
+
+    place: Place
+    start: float
+
+
 class Sample(NamedTuple):
-    """One clip with one caption, in float32. latents [C, F, H, W]; text: embeds [L, Dt], mask [L], pooled [Dp]."""
+    """One clip with one caption, in float32. latents [C, F, H, W]; text: embeds [L, Dt], mask [L], pooled [Dp].
+
+    Of shards that hold videos there are no latents, and `cut` says where the clip is.
+    """
 
     id: str
     caption: str
-    latents: Tensor
+    latents: Tensor | None
     text: TextCondition
     clip: ClipInfo
+    cut: Cut | None
 
 
 class StoredSample(NamedTuple):
     """One clip, encoded, with all K of its captions and how often each is shown. Floats are kept in bf16.
 
     captions, weights: K of each; the weights are above 0.
-    latents: [C, F, H, W], the mean of the posterior.
+    latents: [C, F, H, W], the mean of the posterior; None where shards hold videos.
     latents_std: alike; None where the autoencoder has none.
     text: embeds [K, L, Dt], mask [K, L], pooled [K, Dp].
     clip: of one.
+    cut: in place of latents: where the clip is in its video.
     """
 
     id: str
     captions: tuple[str, ...]
     weights: tuple[float, ...]
-    latents: Tensor
+    latents: Tensor | None
     latents_std: Tensor | None
     text: TextCondition
     clip: ClipInfo
+    cut: Cut | None = None
 
     def show(self, u: float, seed: int) -> Sample:
         """With the caption in whose share of the weights u lies, in [0, 1), and latents of the sample's seed."""
@@ -67,8 +85,8 @@ class StoredSample(NamedTuple):
         index = bisect_right(bounds, u * bounds[-1], hi=len(bounds) - 1)
         embeds, mask, pooled = (tensor[index] for tensor in self.text)
         text = TextCondition(embeds.float(), mask, pooled.float())
-        latents = draw_latents(self.latents, self.latents_std, seed)
-        return Sample(self.id, self.captions[index], latents, text, self.clip)
+        latents = None if self.latents is None else draw_latents(self.latents, self.latents_std, seed)
+        return Sample(self.id, self.captions[index], latents, text, self.clip, self.cut)
 
 
 def shard_of(samples: Sequence[StoredSample], bucket: str) -> tuple[bytes, ShardInfo]:
@@ -116,27 +134,39 @@ class ShardReader:
         mask = torch.from_numpy(np.frombuffer(columns["mask"].as_buffer(), np.bool_).copy())
         rows = (mask.reshape(len(captions), -1), _bf16(columns["pooled"]).reshape(len(captions), -1))
         shape = columns["latents_shape"].as_py()
-        latents = _bf16(columns["latents"]).reshape(shape)
-        std = _bf16(columns["latents_std"]).reshape(shape) if columns["latents_std"].is_valid else None
+        latents, std = (
+            _bf16(columns[name]).reshape(shape) if columns[name].is_valid else None
+            for name in ("latents", "latents_std")
+        )
         clip = ClipInfo(*(torch.tensor(columns[name].as_py()) for name in ClipInfo._fields))
-        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, TextCondition(embeds, *rows), clip)
+        text = TextCondition(embeds, *rows)
+        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, text, clip, _cut(columns))
 
 
 def _row(sample: StoredSample) -> dict[str, Any]:
-    std = sample.latents_std
+    latents, std, cut = sample.latents, sample.latents_std, sample.cut
     return {
         "id": sample.id,
         "captions": list(sample.captions),
         "weights": list(sample.weights),
-        "latents_shape": list(sample.latents.shape),
+        "latents_shape": None if latents is None else list(latents.shape),
         "embeds_shape": list(sample.text.embeds.shape),
         **{name: value.tolist() for name, value in sample.clip._asdict().items()},
-        "latents": _bytes(sample.latents),
+        "latents": None if latents is None else _bytes(latents),
         "latents_std": None if std is None else _bytes(std),
         "embeds": _bytes(sample.text.embeds),
         "mask": sample.text.mask.numpy().tobytes(),
         "pooled": _bytes(sample.text.pooled),
+        "location": cut and os.fsencode(cut.place.location),  # not each file's name is UTF-8
+        "bytes": cut and cut.place.size,
+        "offset": cut and cut.place.offset,
+        "start": cut and cut.start,
     }
+
+
+def _cut(columns: dict[str, pa.Scalar]) -> Cut | None:
+    location, *place, start = (columns[name].as_py() for name in ("location", "bytes", "offset", "start"))
+    return None if location is None else Cut(Place(os.fsdecode(location), *place), start)
 
 
 def _bytes(tensor: Tensor) -> bytes:

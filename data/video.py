@@ -1,6 +1,6 @@
 """Clips cut from video files, and writing MP4."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.decoders import Size, read_frames
-from data.probe import VideoInfo, probe
+from data.probe import VideoError, VideoInfo, probe
 from video_dit.config import DataConfig
+from video_dit.shapes import Grid
 
 _BT601, _LIMITED, _BT709 = 6, 1, 1
 """ITU-T H.273's numbers for matrix, range, primaries and transfer. swscale converts RGB with the matrix of BT.601."""
@@ -38,15 +39,50 @@ def read_windows(path: Path, config: DataConfig, info: VideoInfo | None = None) 
         VideoError: the file cannot be read, or decoding fails; the windows before it have been yielded.
     """
     info = info or probe(path, config.limits)
-    rows, columns = cover(info.size, (config.height, config.width))
-    top, left = (rows - config.height) // 2, (columns - config.width) // 2
+    size, (top, left) = cover_and_crop(info.size, (config.height, config.width))
     times = (index / config.fps for index in count())
     frames: list[NDArray[np.uint8]] = []
-    for picture in read_frames(path, info, times, (rows, columns), config.decoder, config.limits):
+    for picture in read_frames(path, info, times, size, config.decoder, config.limits):
         frames.append(picture.pixels[top : top + config.height, left : left + config.width])
         if len(frames) == config.num_frames:
             yield Window(np.stack(frames), info.size, (top, left))
             frames = []
+
+
+def read_clips(
+    path: Path, info: VideoInfo, starts: Sequence[float], grid: Grid, config: DataConfig
+) -> Iterator[tuple[int, Window]]:
+    """The clips of one video that start at these seconds, each with its index, as they are complete.
+
+    The frame at time start + k / fps is the one that a player would show then. Clips that overlap share what is
+    decoded.
+
+    Args:
+        path: the file.
+        info: what `probe` says of it.
+        starts: seconds from its first frame.
+        grid: frames, height and width of each clip.
+        config: its fps, decoder and limits are read.
+
+    Raises:
+        VideoError: decoding fails, or the video ends before the last clip does; what was complete has been yielded.
+    """
+    size, (top, left) = cover_and_crop(info.size, grid[1:])
+    wanted = sorted((start + k / config.fps, index) for index, start in enumerate(starts) for k in range(grid.frames))
+    frames: dict[int, list[NDArray[np.uint8]]] = {index: [] for index in range(len(starts))}
+    pictures = read_frames(path, info, (time for time, _ in wanted), size, config.decoder, config.limits)
+    for picture, (_, index) in zip(pictures, wanted, strict=False):
+        frames[index].append(picture.pixels[top : top + grid.height, left : left + grid.width])
+        if len(frames[index]) == grid.frames:
+            yield index, Window(np.stack(frames.pop(index)), info.size, (top, left))
+    if frames:
+        raise VideoError(f"ends before its clip at {min(starts[index] for index in frames):.2f} seconds does")
+
+
+def cover_and_crop(size: Size, target: Size) -> tuple[Size, tuple[int, int]]:
+    """What a source of this size is scaled to, and the rows and columns that are then cut off at its top and left."""
+    rows, columns = cover(size, target)
+    return (rows, columns), ((rows - target[0]) // 2, (columns - target[1]) // 2)
 
 
 _X264 = {"crf": "16", "x264-params": "no-mbtree=1"}

@@ -1,7 +1,8 @@
 """Trains a model on shards, under the deepspeed launcher; the same command again resumes."""
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
+from data.on_the_fly import FrameBatch, OnTheFly
 from data.order import Schedule, micro_batch_positions
-from video_dit.config import load_config
+from video_dit.config import Config, load_config
 from video_dit.contracts import Batch
+from video_dit.encoders import build_autoencoder
 from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
 from video_dit.models import build_model
@@ -20,7 +23,7 @@ from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
 from video_dit.training.engine import ranks
-from video_dit.training.loop import train
+from video_dit.training.loop import BatchSource, ValidationSource, train
 
 
 def main() -> None:
@@ -42,48 +45,75 @@ def main() -> None:
     config = load_config(args.config, args.overrides, fixed=info.tables)
     not_compared = check_encoders(config, info.fingerprints, str(args.data))
     dataset = ClipDataset(args.data, config.seed)
-    encoded = info.encoded
-    schedule = Schedule(dataset.counts, config.seed)
-
-    def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
-        batch_size = config.training.batch_size
-        positions = micro_batch_positions(schedule, rank, num_ranks, micro_batch_size, batch_size, first_step)
-        return load_batches(dataset, positions, config.training.num_workers)
-
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
     if held_out is not None and (different := held_out.info.differing_keys(info)):
         raise UserError(
             f"{args.validation} was preprocessed with another {different[0]} than {args.data}: use one config for both"
         )
-
-    def validation(rank: int, num_ranks: int, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
-        assert held_out is not None
-        return load_once(held_out, config.training.validation_clips, rank, num_ranks, batch_size)
+    folders = [args.data, *([args.validation] if args.validation else [])]
 
     with ranks() as rank:
         if args.verify and rank == 0:
-            verify_all([args.data, *([args.validation] if args.validation else [])])
+            verify_all(folders)
         run = RunFolder(args.run)
+        encode = batch_encoder(config, dataset, held_out)
         torch.manual_seed(config.seed)
-        model = build_model(config, encoded)
+        model = build_model(config, info.encoded)
         tokens = [token_grid(bucket.latents, config.model.patch_size) for bucket in dataset.buckets]
         for grid in tokens:
             model.position_embedding.check_fits(grid)
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
-            data = TrainingData(info.inputs, info.fingerprints, encoded.grid)
+            data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
             print(f"{args.data}: {len(dataset):,} clips")
             for bucket, number, grid in zip(dataset.buckets, dataset.counts, tokens, strict=True):
-                print(f"  {number:,} of {bucket.name} pixels: {grid.size + encoded.text_length} tokens each")
+                print(f"  {number:,} of {bucket.name} pixels: {grid.size + info.encoded.text_length} tokens each")
             for change in changes:
                 print(f"changed since this run began: {change}")
             for told in not_compared:
                 print(told)
         train(
-            config, model, dataset.empty_prompt(), dataset.text_segments(), batches, held_out and validation, run,
+            config, model, dataset.empty_prompt(), dataset.text_segments(), training_batches(config, dataset, encode),
+            held_out and held_out_batches(config, held_out, encode), run,
         )  # fmt: skip
+
+
+Encode = Callable[[Batch | FrameBatch], Batch]
+
+
+def batch_encoder(config: Config, *datasets: ClipDataset | None) -> Encode:
+    """What gives frames their latents; the autoencoder is loaded if there are any. Latents pass.
+
+    Raises:
+        UserError: the autoencoder is not there.
+    """
+    if all(dataset is None or dataset.info.holds == "latents" for dataset in datasets):
+        return lambda batch: batch
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = build_autoencoder(config.autoencoder, device)
+    encoder = OnTheFly(autoencoder, device, lambda told: print(told, file=sys.stderr, flush=True))
+    return lambda batch: encoder.encode(batch) if isinstance(batch, FrameBatch) else batch
+
+
+def training_batches(config: Config, dataset: ClipDataset, encode: Encode) -> BatchSource:
+    schedule = Schedule(dataset.counts, config.seed)
+
+    def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
+        batch_size = config.training.batch_size
+        positions = micro_batch_positions(schedule, rank, num_ranks, micro_batch_size, batch_size, first_step)
+        return map(encode, load_batches(dataset, positions, config.training.num_workers))
+
+    return batches
+
+
+def held_out_batches(config: Config, dataset: ClipDataset, encode: Encode) -> ValidationSource:
+    def batches(rank: int, num_ranks: int, batch_size: int) -> Iterator[tuple[Batch, Tensor]]:
+        clips = load_once(dataset, config.training.validation_clips, rank, num_ranks, batch_size)
+        return ((encode(batch), counted) for batch, counted in clips)
+
+    return batches
 
 
 def verify_all(folders: list[Path]) -> None:

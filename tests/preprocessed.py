@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import MagicMock
 
-from data.dataset_info import ShardInfo
+from data.dataset_info import Holds, ShardInfo
 from data.engine import Engine, InProcess
 from data.preprocess import preprocess
 from data.preprocessing import ShowProgress
@@ -24,12 +24,13 @@ def encoder_source(config: Config) -> EncoderSource:
 
 
 def preprocess_here(
-    source: Path | str, out: Path | str, config: Config, overwrite: bool = False, engine: Engine | None = None
-) -> str | None:
+    source: Path | str, out: Path | str, config: Config, overwrite: bool = False, engine: Engine | None = None,
+    holds: Holds = "latents",
+) -> str | None:  # fmt: skip
     """The summary; None where there was nothing to do."""
     command = "python scripts/preprocess.py"
     return preprocess(
-        str(source), str(out), config, encoder_source(config), engine or InProcess(), overwrite, unseen, command
+        str(source), str(out), config, encoder_source(config), engine or InProcess(), overwrite, holds, unseen, command
     )
 
 

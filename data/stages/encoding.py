@@ -1,25 +1,26 @@
 """Decodes clips at their bucket's size, and encodes them and their captions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from data.decoders import read_frames
+from data.decoders import Size
 from data.latents import encode
-from data.probe import VideoError, VideoInfo
-from data.shards import StoredSample
+from data.shards import Cut, StoredSample
 from data.sources.captions import Caption
-from data.video import Window, cover
-from video_dit.config import AutoencoderConfig, DataConfig, TextEncoderConfig
+from data.video import Window, cover_and_crop
+from video_dit.config import AutoencoderConfig, TextEncoderConfig
 from video_dit.contracts import Autoencoder, ClipInfo, TextCondition, TextEncoder
 from video_dit.shapes import Grid
 
 CLIPS_PER_BATCH = 16
 """That are held in memory and encoded together."""
+
+Named = tuple[str, tuple[Caption, ...]]
+"""A clip's id and its captions."""
 
 
 class EncoderSource(NamedTuple):
@@ -54,59 +55,66 @@ def load_encoders(source: EncoderSource) -> tuple[Autoencoder, TextEncoder]:
     )
 
 
-def read_clips(
-    path: Path, info: VideoInfo, starts: Sequence[float], grid: Grid, config: DataConfig
-) -> Iterator[tuple[int, Window]]:
-    """The clips of one video that start at these seconds, each with its index, as they are complete.
-
-    The frame at time start + k / fps is the one that a player would show then. Clips that overlap share what is
-    decoded.
-
-    Raises:
-        VideoError: decoding fails, or the video ends before the last clip does; what was complete has been yielded.
-    """
-    size = cover(info.size, (grid.height, grid.width))
-    top, left = (size[0] - grid.height) // 2, (size[1] - grid.width) // 2
-    wanted = sorted((start + k / config.fps, index) for index, start in enumerate(starts) for k in range(grid.frames))
-    frames: dict[int, list[np.ndarray]] = {index: [] for index in range(len(starts))}
-    pictures = read_frames(path, info, (time for time, _ in wanted), size, config.decoder, config.limits)
-    for picture, (_, index) in zip(pictures, wanted, strict=False):
-        frames[index].append(picture.pixels[top : top + grid.height, left : left + grid.width])
-        if len(frames[index]) == grid.frames:
-            yield index, Window(np.stack(frames.pop(index)), info.size, (top, left))
-    if frames:
-        raise VideoError(f"ends before its clip at {min(starts[index] for index in frames):.2f} seconds does")
-
-
 def encode_clips(
-    windows: Sequence[Window], named: Sequence[tuple[str, tuple[Caption, ...]]], fps: float, autoencoder: Autoencoder,
+    windows: Sequence[Window], named: Sequence[Named], fps: float, autoencoder: Autoencoder, text_encoder: TextEncoder
+) -> list[StoredSample]:
+    """Clips of one bucket, all at once; what has no caption gets the empty one."""
+    mean, std = encode(torch.from_numpy(np.stack([window.frames for window in windows])), autoencoder)
+    texts = _encode_captions([captions for _, captions in named], text_encoder)
+    return [
+        StoredSample(
+            name, *_shown(captions), mean[index].cpu(), None if std is None else std[index].cpu(), texts[index],
+            _clip_info(fps, window.source_size, window.crop),
+        )
+        for index, (window, (name, captions)) in enumerate(zip(windows, named, strict=True))
+    ]  # fmt: skip
+
+
+def keep_clips(
+    cuts: Sequence[Cut],
+    named: Sequence[Named],
+    sizes: Sequence[Size],
+    grid: Grid,
+    fps: float,
     text_encoder: TextEncoder,
 ) -> list[StoredSample]:  # fmt: skip
-    """Clips of one bucket, all at once.
+    """Their places in place of latents.
 
     Args:
-        named: the id and the captions of each; what has no caption gets the empty one.
+        sizes: of the videos, as they are shown.
     """
-    mean, std = encode(torch.from_numpy(np.stack([window.frames for window in windows])), autoencoder)
-    captions = [own or (Caption("", 1.0),) for _, own in named]
-    texts = _on_cpu(text_encoder.encode([caption.text for own in captions for caption in own]))
-    samples: list[StoredSample] = []
-    first = 0
-    for index, (window, (name, _), own) in enumerate(zip(windows, named, captions, strict=True)):
-        text = TextCondition(*(tensor[first : first + len(own)] for tensor in texts))
-        first += len(own)
-        sizes = (fps, window.source_size, window.crop)
-        clip = ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in sizes))
-        words, weights = zip(*own, strict=True)
-        deviation = None if std is None else std[index].cpu()
-        samples.append(StoredSample(name, words, weights, mean[index].cpu(), deviation, text, clip))
+    texts = _encode_captions([captions for _, captions in named], text_encoder)
+    samples = []
+    for index, (name, captions) in enumerate(named):
+        _, crop = cover_and_crop(sizes[index], (grid.height, grid.width))
+        clip = _clip_info(fps, sizes[index], crop)
+        samples.append(StoredSample(name, *_shown(captions), None, None, texts[index], clip, cuts[index]))
     return samples
+
+
+def _encode_captions(captions: Sequence[tuple[Caption, ...]], text_encoder: TextEncoder) -> list[TextCondition]:
+    """Of each clip, all at once."""
+    shown = [_shown(of_clip)[0] for of_clip in captions]
+    together = _on_cpu(text_encoder.encode([text for texts in shown for text in texts]))
+    parts = (tensor.split([len(texts) for texts in shown]) for tensor in together)
+    return [TextCondition(*of_clip) for of_clip in zip(*parts, strict=True)]
+
+
+def _shown(captions: tuple[Caption, ...]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Texts and weights."""
+    texts, weights = zip(*(captions or (Caption("", 1.0),)), strict=True)
+    return texts, weights
+
+
+def _clip_info(fps: float, size: Size, crop: tuple[int, int]) -> ClipInfo:
+    return ClipInfo(*(torch.tensor(value, dtype=torch.float32) for value in (fps, size, crop)))
 
 
 def prompt_alone(prompt: str, text_encoder: TextEncoder) -> StoredSample:
     """A sample without latents."""
-    clip = ClipInfo(torch.zeros(()), torch.zeros(2), torch.zeros(2))
-    return StoredSample("", (prompt,), (1.0,), torch.zeros(0), None, _on_cpu(text_encoder.encode([prompt])), clip)
+    return StoredSample(
+        "", (prompt,), (1.0,), None, None, _on_cpu(text_encoder.encode([prompt])), _clip_info(0, (0, 0), (0, 0))
+    )
 
 
 def _on_cpu(condition: TextCondition) -> TextCondition:

@@ -7,16 +7,16 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from data.dataset_info import ShardInfo
+from data.dataset_info import Holds, ShardInfo
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
-from data.shards import StoredSample, shard_of
+from data.shards import Cut, StoredSample, shard_of
 from data.stages.buckets import bucket_name
-from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, load_encoders, prompt_alone, read_clips
+from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, keep_clips, load_encoders, prompt_alone
 from data.units.jobs import ClipJob, opened
-from data.video import Window
-from video_dit.config import Config, DataConfig
+from data.video import Window, read_clips
+from video_dit.config import DataConfig
 from video_dit.contracts import TextEncoder, TextSegment, truncated_by
 from video_dit.shapes import Grid
 
@@ -76,15 +76,25 @@ class WrittenShard(NamedTuple):
     cut: dict[str, list[tuple[str, int]]]
 
 
-def shard_unit(
-    jobs: Sequence[ClipJob], grid: Grid, number: int, config: Config, encoders: EncoderSource, out: OutputFolder
-) -> Unit:
-    """Of clips of one bucket. The file's name names its content, so that one that is there is the right one."""
-    settings = (grid, config.data.fps, config.data.decoder, config.data.limits, encoders.identity())
-    key = unit_key("shard", *settings, *([*job.identity, job.captions] for job in jobs))
-    file = f"shard-{bucket_name(grid)}-{number:05d}-{key[:8]}.arrow"
-    work = partial(_write_shard, tuple(jobs), grid, config.data, encoders, out, file)
-    return Unit("shard", key, work, len(jobs))
+class ShardJob(NamedTuple):
+    """What a worker has to know of a shard: clips of one bucket, and what to make of them.
+
+    holds: as in `DatasetInfo`.
+    """
+
+    clips: tuple[ClipJob, ...]
+    grid: Grid
+    data: DataConfig
+    encoders: EncoderSource
+    holds: Holds
+
+
+def shard_unit(job: ShardJob, number: int, out: OutputFolder) -> Unit:
+    """The file's name names its content, so that one that is there is the right one."""
+    settings = (job.grid, job.data.fps, job.data.decoder, job.data.limits, job.encoders.identity(), job.holds)
+    key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
+    file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
+    return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips))
 
 
 def read_shard(result: bytes) -> WrittenShard:
@@ -92,52 +102,61 @@ def read_shard(result: bytes) -> WrittenShard:
     return WrittenShard(**{**values, "info": ShardInfo(**values["info"])})
 
 
-def _write_shard(
-    jobs: tuple[ClipJob, ...], grid: Grid, data: DataConfig, encoders: EncoderSource, out: OutputFolder, file: str,
-    guard: Guard,
-) -> bytes:  # fmt: skip
-    autoencoder, text_encoder = load_encoders(encoders)
+def _write_shard(job: ShardJob, out: OutputFolder, file: str, guard: Guard) -> bytes:
+    autoencoder, text_encoder = load_encoders(job.encoders)
     samples: list[StoredSample] = []
     failed: dict[str, str] = {}
-    waiting: list[tuple[ClipJob, Window]] = []
-
-    def encode_waiting() -> None:
-        ready, windows = zip(*waiting, strict=True)
-        named = [(job.clip.id, job.captions) for job in ready]
-        samples.extend(encode_clips(windows, named, data.fps, autoencoder, text_encoder))
-        waiting.clear()
-
-    for group in _of_one_video(jobs):
-        found: dict[int, Window] = {}
-        first = group[0]
-        try:
-            with opened(first.video, guard, first.info.duration or 0.0) as path:
-                for index, window in read_clips(path, first.info, [job.clip.start for job in group], grid, data):
-                    found[index] = window
-        except VideoError as error:
-            failed.update({job.clip.id: str(error) for index, job in enumerate(group) if index not in found})
-        for index, window in sorted(found.items()):
-            waiting.append((group[index], window))
-            if len(waiting) == CLIPS_PER_BATCH:
-                encode_waiting()
-    if waiting:
-        encode_waiting()
-    content, info = shard_of(samples, bucket_name(grid))
+    if job.holds == "videos":
+        for start in range(0, len(job.clips), CLIPS_PER_BATCH):
+            samples += _kept(job.clips[start : start + CLIPS_PER_BATCH], job, text_encoder)
+    else:
+        for clips, windows in _decoded(job, guard, failed):
+            named = [(clip.clip.id, clip.captions) for clip in clips]
+            samples += encode_clips(windows, named, job.data.fps, autoencoder, text_encoder)
+    content, info = shard_of(samples, bucket_name(job.grid))
     if samples:
         out.write(file, content)
-    cut = {job.clip.id: segments for job in jobs if (segments := _cut(job, text_encoder))}
+    cut = {clip.clip.id: segments for clip in job.clips if (segments := _cut(clip, text_encoder))}
     values = WrittenShard(file if samples else None, info, failed, cut)._asdict()
     return json.dumps({**values, "info": info._asdict()}).encode()
 
 
-def _cut(job: ClipJob, text_encoder: TextEncoder) -> list[tuple[str, int]]:
+def _kept(clips: Sequence[ClipJob], job: ShardJob, text_encoder: TextEncoder) -> list[StoredSample]:
+    cuts = [Cut(clip.video.place, clip.clip.start) for clip in clips]
+    named, sizes = [(clip.clip.id, clip.captions) for clip in clips], [clip.info.size for clip in clips]
+    return keep_clips(cuts, named, sizes, job.grid, job.data.fps, text_encoder)
+
+
+def _decoded(
+    job: ShardJob, guard: Guard, failed: dict[str, str]
+) -> Iterator[tuple[tuple[ClipJob, ...], tuple[Window, ...]]]:
+    """Batches of clips with their frames; what cannot be decoded goes to `failed`, with its reason."""
+    waiting: list[tuple[ClipJob, Window]] = []
+    for group in _of_one_video(job.clips):
+        found: dict[int, Window] = {}
+        video, info = group[0].video, group[0].info
+        try:
+            with opened(video, guard, info.duration or 0.0) as path:
+                for index, window in read_clips(path, info, [clip.clip.start for clip in group], job.grid, job.data):
+                    found[index] = window
+        except VideoError as error:
+            failed.update({clip.clip.id: str(error) for index, clip in enumerate(group) if index not in found})
+        waiting += [(group[index], window) for index, window in sorted(found.items())]
+        while len(waiting) >= CLIPS_PER_BATCH:
+            yield tuple(zip(*waiting[:CLIPS_PER_BATCH], strict=True))
+            waiting = waiting[CLIPS_PER_BATCH:]
+    if waiting:
+        yield tuple(zip(*waiting, strict=True))
+
+
+def _cut(clip: ClipJob, text_encoder: TextEncoder) -> list[tuple[str, int]]:
     """The text encoders that do not read the whole of a clip's captions."""
-    cuts = (truncated_by(text_encoder, caption.text) for caption in job.captions)
+    cuts = (truncated_by(text_encoder, caption.text) for caption in clip.captions)
     return sorted({(segment.name, segment.max_tokens) for found in cuts for segment, _ in found})
 
 
-def _of_one_video(jobs: Sequence[ClipJob]) -> Iterator[list[ClipJob]]:
+def _of_one_video(clips: Sequence[ClipJob]) -> Iterator[list[ClipJob]]:
     """Neighbours that are of one video, no more than are held in memory at a time."""
-    for _, same in groupby(jobs, key=lambda job: job.video.id):
+    for _, same in groupby(clips, key=lambda clip: clip.video.id):
         group = list(same)
         yield from (group[start : start + CLIPS_PER_BATCH] for start in range(0, len(group), CLIPS_PER_BATCH))

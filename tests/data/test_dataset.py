@@ -111,7 +111,7 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
     batches = list(islice(load_batches(dataset, positions, num_workers), 3))
     for step, batch in enumerate(batches):
         for row in range(BATCH_SIZE):
-            sample, seed, position = dataset[0, step * BATCH_SIZE + row]
+            sample, seed, position = dataset[0, step * BATCH_SIZE + row][:3]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
             assert batch.seeds[row] == seed

@@ -70,7 +70,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
         assert ((torch.stack([other[name] for name in first]) * together).mean()).abs() < 4 / together.numel() ** 0.5
     assert abs(together.std() - 1) < 0.01
     samples = [ClipDataset(uncertain, seed=0)[0, place] for place in range(4)]
-    assert torch.equal(collate(samples).latents, torch.stack([sample.latents for sample, _, _ in samples]))
+    assert torch.equal(collate(samples).latents, torch.stack([item.sample.latents for item in samples]))
 
 
 def test_what_an_autoencoder_says_is_joined_and_taken_apart() -> None:

@@ -1,11 +1,13 @@
 """Whole runs: what must not change their losses, their weights and their order."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
+from kept_videos import keep_videos
 from launch import losses, train
 from preprocessed import preprocess_here
 from safetensors.torch import load_file
@@ -150,3 +152,22 @@ def test_clips_of_two_shapes_train_the_same_on_two_ranks_and_in_parts(tiny_shard
     assert len(one) == 2
     for ours, theirs in zip(one, two, strict=True):
         assert json.loads(ours)["loss_by_t"] == pytest.approx(json.loads(theirs)["loss_by_t"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_training_on_videos_is_training_on_their_latents(
+    tiny_shards: Path, shapes_videos: Path, tmp_path: Path
+) -> None:
+    """Bit for bit, with readers in processes of their own; and broken videos are replaced alike on two ranks."""
+    shutil.copytree(shapes_videos, tmp_path / "copies")
+    videos = keep_videos(tiny_shards, tmp_path / "copies", tmp_path / "videos")
+    settings = ("training.steps=5", "training.checkpoint_every=3", "training.num_workers=1")
+    held_out = ("--validation", str(videos), "training.validate_every=5", "training.validation_clips=5")
+    latents = start(tmp_path / "latents", tiny_shards, 1, *settings)
+    assert start(tmp_path / "kept", videos, 1, *settings, *held_out) == latents
+    for path in sorted((tmp_path / "copies").rglob("*.mp4"))[::3]:
+        path.write_bytes(b"broken")
+    one, two = (start(tmp_path / str(number), videos, number, *settings) for number in (1, 2))
+    assert two == pytest.approx(one, abs=1e-4)
+    assert one != latents

@@ -18,7 +18,6 @@ from data.report.tables import (
 )
 from video_dit.config import Config
 from video_dit.errors import UserError
-from video_dit.files import open_atomically
 
 
 def test_columns_are_those_that_are_promised() -> None:
@@ -51,19 +50,6 @@ def test_a_row_cannot_have_a_column_that_the_table_has_not() -> None:
 def test_a_scorer_cannot_take_the_name_of_a_column() -> None:
     with pytest.raises(UserError, match=r"'motion', which is a column of clips\.parquet"):
         clip_schema(["aesthetic", "motion"])
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(TypeError), open_atomically(path) as file:
-        file.writelines([b"half of the new", "no bytes"])
-    assert path.read_bytes() == b"old"
-    with open_atomically(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize(
