@@ -43,7 +43,7 @@ class Progress(Protocol):
 
     def update(self, count: int) -> object: ...
 
-    def set_postfix_str(self, text: str) -> object: ...
+    def set_postfix_str(self, s: str, refresh: bool) -> object: ...
 
 
 ShowProgress = Callable[[str, str, int], AbstractContextManager[Progress]]
@@ -321,21 +321,25 @@ class Preprocessing:
 
     def _stage(self, label: str, counted: str, units: Sequence[Unit]) -> Iterator[tuple[int, bytes]]:
         """The results as they come, while progress is shown, with what has been dropped meanwhile."""
+        if not units:
+            return
         self._dropped_now.clear()
         with self._show_progress(label, counted, sum(unit.count for unit in units)) as progress:
             for index, result in self._engine.run(units, self._results):
                 yield index, result
-                progress.update(units[index].count)
                 if self._dropped_now:
                     dropped = ", ".join(f"{rule} {count:,}" for rule, count in self._dropped_now.most_common(3))
-                    progress.set_postfix_str(f"dropped: {dropped}")
+                    progress.set_postfix_str(f"dropped: {dropped}", refresh=False)
+                progress.update(units[index].count)
 
 
 def what_would_help(drops: Sequence[Drop]) -> str:
-    """In words: the rule that took the most, and which value of it the best of those would pass."""
-    if not drops:
-        return "the source holds no videos"
-    rule, count = Counter(drop.rule for drop in drops).most_common(1)[0]
+    """In words: the rule that took the most, and what of it the best of those would pass.
+
+    A rule of the config comes before those that cannot be changed there.
+    """
+    counts = Counter(drop.rule for drop in drops)
+    rule, count = max(counts.items(), key=lambda item: ("." in item[0], item[1]))
     of_rule = [drop for drop in drops if drop.rule == rule]
     reason = Counter(drop.reason for drop in of_rule).most_common(1)[0][0]
     took = f"{rule} dropped {count:,} of {len(drops):,} ({reason})"

@@ -138,9 +138,10 @@ class ShardReader:
             _bf16(columns[name]).reshape(shape) if columns[name].is_valid else None
             for name in ("latents", "latents_std")
         )
-        clip = ClipInfo(*(torch.tensor(columns[name].as_py()) for name in ClipInfo._fields))
+        clip = torch.tensor([columns["fps"].as_py(), *columns["size"].as_py(), *columns["crop"].as_py()])
         text = TextCondition(embeds, *rows)
-        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, text, clip, _cut(columns))
+        info = ClipInfo(clip[0], clip[1:3], clip[3:5])
+        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, text, info, _cut(columns))
 
 
 def _row(sample: StoredSample) -> dict[str, Any]:

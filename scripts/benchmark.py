@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import av
 import torch
 from command_line import positive_int, run_program
+from loading_speed import loading_table, measure_loading
 from model_inputs import DTYPES, HEAD_SIZE
 from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
@@ -83,6 +84,21 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
     add("--height", type=positive_int, default=256, help="pixels of the shorter side, to which frames are scaled")
     add("--decoder", choices=tuple(DECODERS), default="auto", help="as data.decoder")
     preprocess.set_defaults(benchmark=benchmark_preprocess)
+
+    loading = commands.add_parser(
+        "loading",
+        help="reading shards against what a model consumes, and its memory",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = loading.add_argument
+    add("shards", type=Path, metavar="SHARDS", help="folder of shards")
+    add("--config", type=Path, default=Path("configs/quickstart.toml"), help="of the model")
+    add("--out", type=Path, default=Path("benchmarks/loading"), help="folder for loading.json")
+    add("--epochs", type=positive_int, default=10, help="times that all clips are read")
+    add("--batch-size", type=positive_int, default=32, help="samples that are read together")
+    add("--num-workers", type=int, default=0, help="as training.num_workers")
+    add("--repeats", type=positive_int, default=10, help="steps of the model")
+    loading.set_defaults(benchmark=benchmark_loading)
     return parser.parse_args()
 
 
@@ -112,6 +128,15 @@ def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None
     results = {"machine": machine(device), "versions": versions, "repeats": args.repeats, "rows": rows}
     write_atomically(args.out / "preprocess.json", json.dumps(results, indent=2) + "\n")
     print(args.out / "preprocess.json")
+
+
+def benchmark_loading(args: argparse.Namespace, device: torch.device) -> None:
+    result = measure_loading(args, device)
+    print(loading_table(result), end="\n\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(device), "versions": {"torch": torch.__version__}, **result}
+    write_atomically(args.out / "loading.json", json.dumps(result, indent=2) + "\n")
+    print(args.out / "loading.json")
 
 
 def machine(device: torch.device) -> dict[str, object]:

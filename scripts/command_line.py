@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -66,9 +66,24 @@ def show_warnings(category: type[Warning], shown: bool) -> None:
 def progress_bar(
     items: Iterable[Any] | None = None, *, total: int | None = None, unit: str, label: str, shown: bool = True
 ) -> tqdm:
-    """A bar with count, speed and time left; without a terminal, a line every half minute."""
-    interactive = sys.stderr.isatty()
+    """A bar with count, speed and time left; without a terminal, a line at the start, each half minute and the end."""
+    if sys.stderr.isatty():
+        return tqdm(items, total=total, unit=unit, desc=label, dynamic_ncols=True, file=sys.stderr, disable=not shown)
     return tqdm(
-        items, total=total, unit=unit, desc=label, dynamic_ncols=True, mininterval=0.1 if interactive else 30,
-        file=sys.stderr, disable=not shown,
+        items, total=total, unit=unit, desc=label, mininterval=30, maxinterval=30, file=_Lines(sys.stderr),
+        disable=not shown, bar_format="{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
     )  # fmt: skip
+
+
+class _Lines:
+    """For a log file: each state of a bar on a line of its own, in place of carriage returns."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self._file.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self._file.flush()

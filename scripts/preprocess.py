@@ -5,32 +5,25 @@ on them is done again.
 """
 
 import argparse
-import os
-import shlex
-import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import torch
-from command_line import CONFIG_HELP, positive_float, progress_bar, run_program
+from command_line import CONFIG_HELP, positive_float, run_program
+from preprocess_jobs import TIME_LIMIT, default_workers, encoder_source, show_progress, this_command
 
+from data.dataset_info import Holds
 from data.engine import Engine, InProcess, cluster_engine, local_engine
 from data.output import output_folder
 from data.preprocess import RESULTS, explain, preprocess
-from data.stages.encoding import EncoderSource
 from video_dit.config import load_config
-from video_dit.encoders import build_autoencoder, build_text_encoder
-from video_dit.encoders.fingerprint import encoder_fingerprint
 from video_dit.errors import UserError
 
 
 def main() -> None:
     args = arguments()
     config = load_config(args.config, args.overrides)
-    encoders = EncoderSource(
-        build_autoencoder, build_text_encoder, encoder_fingerprint, config.autoencoder, config.text_encoder
-    )
+    encoders = encoder_source(config)
     if args.explain:
         with engine_of(args) as engine, tempfile.TemporaryDirectory(prefix="video-dit-") as folder:
             results = output_folder(f"{args.out}/{RESULTS}" if args.out else folder)
@@ -38,9 +31,11 @@ def main() -> None:
         return
     if args.out is None:
         raise UserError("--out is missing: name a folder for the shards, or give --explain")
-    command = shlex.join(["python", *sys.argv])
+    holds: Holds = "videos" if args.keep_videos else "latents"
     with engine_of(args) as engine:
-        outcome = preprocess(args.source, args.out, config, encoders, engine, args.overwrite, show_progress, command)
+        outcome = preprocess(
+            args.source, args.out, config, encoders, engine, args.overwrite, holds, show_progress, this_command()
+        )
     print(outcome or "these videos have been preprocessed already, with the same settings")
     print(f"shards: {args.out} (what became of each video and clip: {args.out}/report.html)")
 
@@ -57,6 +52,10 @@ def arguments() -> argparse.Namespace:
     add("--out", help="folder for the shards; a path, or a URL that fsspec writes")
     add("--config", type=Path, help="TOML file; its tables from [data] to [text_encoder] are read")
     add("--explain", action="store_true", help="only say how many clips of which shapes there would be, by the headers")
+    add(
+        "--keep-videos", action="store_true",
+        help="keep the places of the clips in their videos, from which training decodes them, in place of latents",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="replace shards made from other videos or settings")
     add(
         "--workers", type=int, default=default_workers(),
@@ -65,7 +64,7 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers are used in place of --workers")
     add(
-        "--time-limit", type=positive_float, default=120.0, metavar="SECONDS",
+        "--time-limit", type=positive_float, default=TIME_LIMIT, metavar="SECONDS",
         help="for a video in each stage, besides as many seconds as it lasts (default: %(default)g); one that takes "
         "longer is dropped",
     )  # fmt: skip
@@ -73,19 +72,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def default_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.cuda.device_count() or cores
-
-
 def engine_of(args: argparse.Namespace) -> AbstractContextManager[Engine]:
     if args.scheduler:
         return cluster_engine(args.scheduler, args.time_limit)
     return local_engine(args.workers, args.time_limit) if args.workers else nullcontext(InProcess())
-
-
-def show_progress(label: str, counted: str, total: int) -> AbstractContextManager:
-    return progress_bar(total=total, unit=counted, label=label)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains a model on shards, under the deepspeed launcher; the same command again resumes."""
+"""Trains a model on shards or on videos, under the deepspeed launcher; the same command again resumes."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from command_line import CONFIG_HELP, progress_bar, run_program
+from preprocess_jobs import keep_videos
 from torch import Tensor
 
 from data.dataset import ClipDataset, load_batches, load_once
@@ -22,7 +23,7 @@ from video_dit.models import build_model
 from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
-from video_dit.training.engine import ranks
+from video_dit.training.engine import ranks, wait_for_all
 from video_dit.training.loop import BatchSource, ValidationSource, train
 
 
@@ -31,7 +32,14 @@ def main() -> None:
         description=__doc__, epilog=CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, help="TOML file; what it does not say has its default")
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards, made by scripts/preprocess.py")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of shards, made by scripts/preprocess.py; or "
+        "videos, as it takes them, which are then decoded while training runs (its tables of the config are read, and "
+        "RUN/data says what became of each video)",
+    )
     parser.add_argument(
         "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
     )
@@ -41,18 +49,18 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     args = parser.parse_intermixed_args()
 
-    info = DatasetInfo.read(args.data)
-    config = load_config(args.config, args.overrides, fixed=info.tables)
-    not_compared = check_encoders(config, info.fingerprints, str(args.data))
-    dataset = ClipDataset(args.data, config.seed)
-    held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-    if held_out is not None and (different := held_out.info.differing_keys(info)):
-        raise UserError(
-            f"{args.validation} was preprocessed with another {different[0]} than {args.data}: use one config for both"
-        )
-    folders = [args.data, *([args.validation] if args.validation else [])]
-
     with ranks() as rank:
+        shards = folder_of_shards(args, rank)
+        info = DatasetInfo.read(shards)
+        config = load_config(args.config, args.overrides, fixed=info.tables)
+        not_compared = check_encoders(config, info.fingerprints, str(shards))
+        dataset = ClipDataset(shards, config.seed)
+        held_out = ClipDataset(args.validation, seed=0) if args.validation else None
+        if held_out is not None and (different := held_out.info.differing_keys(info)):
+            raise UserError(
+                f"{args.validation} was preprocessed with another {different[0]} than {shards}: use one config for both"
+            )
+        folders = [shards, *([args.validation] if args.validation else [])]
         if args.verify and rank == 0:
             verify_all(folders)
         run = RunFolder(args.run)
@@ -67,7 +75,7 @@ def main() -> None:
         if rank == 0:
             data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
-            print(f"{args.data}: {len(dataset):,} clips")
+            print(f"{shards}: {len(dataset):,} clips")
             for bucket, number, grid in zip(dataset.buckets, dataset.counts, tokens, strict=True):
                 print(f"  {number:,} of {bucket.name} pixels: {grid.size + info.encoded.text_length} tokens each")
             for change in changes:
@@ -78,6 +86,21 @@ def main() -> None:
             config, model, dataset.empty_prompt(), dataset.text_segments(), training_batches(config, dataset, encode),
             held_out and held_out_batches(config, held_out, encode), run,
         )  # fmt: skip
+
+
+def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
+    """The data; of videos, shards that hold their places, which the first rank makes in the run's folder.
+
+    Raises:
+        UserError: the videos cannot be used.
+    """
+    if args.data.is_dir() and (args.data / "dataset.json").exists():
+        return args.data
+    folder = args.run / "data"
+    if rank == 0:
+        keep_videos(args.data, folder, load_config(args.config, args.overrides))
+    wait_for_all()
+    return folder
 
 
 Encode = Callable[[Batch | FrameBatch], Batch]

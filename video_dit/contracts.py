@@ -85,7 +85,8 @@ class TextSegment(NamedTuple):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TextSegment":
         """What `_asdict` gave, after JSON has made lists of its ranges."""
-        return cls(**{key: value if key == "name" else tuple(value) for key, value in values.items()})
+        tokens, channels, pooled = (tuple(values[key]) for key in ("tokens", "channels", "pooled"))
+        return cls(tokens, channels, pooled, values["name"])
 
 
 class TextEncoder(Protocol):

@@ -3,19 +3,25 @@
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from kept_videos import keep_videos
 from torch import Tensor
 
 from data.dataset import ClipDataset, collate, load_batches, load_once
+from data.dataset_info import DatasetInfo
 from data.latents import draw_latents
 from data.on_the_fly import FrameBatch, OnTheFly
 from data.order import Schedule, micro_batch_positions
+from data.shards import Cut, ShardReader, write_shard
 from data.storage import Place
+from data.video import read_windows, write_mp4
+from video_dit.config import DataConfig
 from video_dit.contracts import Batch, Posterior
 from video_dit.encoders.autoencoders import PixelAutoencoder
 from video_dit.errors import UserError
@@ -94,6 +100,23 @@ def test_videos_in_tars_and_under_odd_names_are_found(tiny_shards: Path, shapes_
     )
     videos, latents = ClipDataset(folder, seed=0), ClipDataset(tiny_shards, seed=0)
     assert_same(encoded(collate([videos[0, 3]])), collate([latents[0, 3]]))
+
+
+def test_each_clip_is_read_from_its_start(tiny_shards: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Three clips of one video; the rate is that of the shards, 4 frames a second."""
+    path = tmp_path / "long.mp4"
+    write_mp4(path, rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8), fps=4)
+    info = DatasetInfo.read(tiny_shards)
+    some = ShardReader(tiny_shards / next(iter(info.shards)))[0]
+    cuts = [Cut(Place(str(path), path.stat().st_size), float(start)) for start in range(3)]
+    samples = [some._replace(id=str(cut.start), latents=None, cut=cut) for cut in cuts]
+    shard = write_shard(tmp_path / "three.arrow", samples, "4x16x16")
+    replace(info, shards={"three.arrow": shard}, holds="videos").write(tmp_path)
+    dataset = ClipDataset(tmp_path, seed=0)
+    found = {item.sample.id: item.frames for item in (dataset[0, index] for index in range(3))}
+    windows = read_windows(path, DataConfig(**info.tables["data"]))
+    for cut, window in zip(cuts, windows, strict=True):
+        assert torch.equal(found[str(cut.start)], torch.from_numpy(window.frames))
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from data.probe import VideoError, probe
-from data.video import read_windows, write_mp4
+from data.video import read_clips, read_windows, write_mp4
 from video_dit.config import DataConfig
+from video_dit.shapes import Grid
 
 FPS = 8
 
@@ -74,6 +75,17 @@ def test_windows_lie_end_to_end_and_a_rest_is_left_out(numbered: Path, decoder: 
 def test_half_the_rate_takes_every_other_frame_and_twice_repeats_each(numbered: Path) -> None:
     assert frame_numbers([window.frames for window in read_windows(numbered, config(fps=4))]) == [[0, 2, 4, 6]]
     assert frame_numbers([window.frames for window in read_windows(numbered, config(fps=16))])[0] == [0, 0, 1, 1]
+
+
+def test_clips_start_where_they_are_asked_to_and_can_overlap(numbered: Path) -> None:
+    info = probe(numbered, config().limits)
+    found = dict(read_clips(numbered, info, [0.5, 0.125, 0.25], Grid(3, 16, 16), config()))
+    assert frame_numbers([found[index].frames for index in range(3)]) == [[4, 5, 6], [1, 2, 3], [2, 3, 4]]
+    assert (found[0].frames.shape, found[0].crop) == ((3, 16, 16, 3), (0, 8))
+    some = []
+    with pytest.raises(VideoError, match=r"ends before its clip at 1\.00 seconds does"):
+        some.extend(read_clips(numbered, info, [1.0, 0.0], Grid(3, 16, 16), config()))
+    assert [index for index, _ in some] == [1]
 
 
 def test_scaling_covers_and_crops_the_centre(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from launch import run_script
 from line_chart import line_chart, ticks
+from loading_speed import loading_table, measure_loading, resident_memory
 from model_inputs import near_square
 from model_memory import peak_memory, tokens_within
 from model_speed import WARM_UPS, compare, count_flops, in_turns, kernels_share
@@ -118,6 +119,25 @@ def test_axes_have_at_most_ten_round_steps(tmp_path: Path) -> None:
     line_chart({"a": [(1, 2), (3, 40)]}, "x", "y", level=20).save(tmp_path / "chart.png")
     colours = {colour for _, colour in Image.open(tmp_path / "chart.png").getcolors(1 << 16)}
     assert (0x22, 0x22, 0x22) in colours
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' account of a process")
+def test_resident_memory_counts_what_a_process_has_touched() -> None:
+    before = resident_memory()["own"]
+    held = torch.ones(64, 1024, 1024 // 4)
+    assert 60e6 < resident_memory()["own"] - before < 90e6
+    del held
+
+
+def test_loading_is_measured_against_the_model(tiny_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text("[model]\npatch_size = [2, 8, 8]\nhidden_size = 32\ndepth = 1\nnum_heads = 2\n")
+    args = Namespace(
+        shards=tiny_shards, config=tmp_path / "tiny.toml", batch_size=8, epochs=3, num_workers=0, repeats=2
+    )
+    result = measure_loading(args, torch.device("cpu"))
+    assert result["ratio"] == pytest.approx(sorted(result["loaded_per_second"])[1] / result["consumed_per_second"])
+    assert len(result["memory"]) == 3
+    assert "MiB after each epoch: " in loading_table(result)
 
 
 @pytest.mark.slow

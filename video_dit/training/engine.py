@@ -51,6 +51,11 @@ def ranks() -> Iterator[int]:
     dist.destroy_process_group()  # not after an error: a rank that fails must end, not wait for the others
 
 
+def wait_for_all() -> None:
+    """Until every rank is here."""
+    dist.barrier()
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `over`, table by table."""
     merged = dict(base)
