@@ -19,7 +19,7 @@ if [ -z "$videos" ]; then
     step "Render captioned clips of moving shapes:" \
         python scripts/make_shapes.py $run/videos
     step "Decode, resize and encode them into shards:" \
-        python scripts/preprocess.py $run/videos --out $run/shards
+        python scripts/preprocess.py $run/videos --config configs/preprocess/shapes.toml --out $run/shards
     step "Train a joint transformer on the shards; the same command again resumes:" \
         deepspeed -q scripts/train.py --config configs/quickstart.toml --data $run/shards --run $run
     step "Generate clips from text:" \

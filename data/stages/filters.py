@@ -32,7 +32,9 @@ class Limit(NamedTuple):
     def check(self, score: float) -> Drop | None:
         if score >= self.threshold if self.is_least else score <= self.threshold:
             return None
-        return Drop(self.rule, f"{self.measured} {'below' if self.is_least else 'above'} it", score, self.threshold)
+        return Drop(
+            self.rule, f"{self.measured} {'below' if self.is_least else 'above'} the limit", score, self.threshold
+        )
 
 
 _OF_VIDEOS = {"seconds": "seconds", "side": "shorter side", "aspect": "width / height"}

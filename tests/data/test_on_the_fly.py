@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from kept_videos import keep_videos
+from preprocessed import write_shard
 from torch import Tensor
 
 from data.dataset import ClipDataset, collate, load_batches, load_once
@@ -18,7 +19,7 @@ from data.dataset_info import DatasetInfo
 from data.latents import draw_latents
 from data.on_the_fly import FrameBatch, OnTheFly
 from data.order import Schedule, micro_batch_positions
-from data.shards import Cut, ShardReader, write_shard
+from data.shards import Cut, ShardReader
 from data.storage import Place
 from data.video import read_windows, write_mp4
 from video_dit.config import DataConfig
@@ -111,7 +112,7 @@ def test_each_clip_is_read_from_its_start(tiny_shards: Path, tmp_path: Path, rng
     cuts = [Cut(Place(str(path), path.stat().st_size), float(start)) for start in range(3)]
     samples = [some._replace(id=str(cut.start), latents=None, cut=cut) for cut in cuts]
     shard = write_shard(tmp_path / "three.arrow", samples, "4x16x16")
-    replace(info, shards={"three.arrow": shard}, holds="videos").write(tmp_path)
+    (tmp_path / "dataset.json").write_bytes(replace(info, shards={"three.arrow": shard}, holds="videos").to_bytes())
     dataset = ClipDataset(tmp_path, seed=0)
     found = {item.sample.id: item.frames for item in (dataset[0, index] for index in range(3))}
     windows = read_windows(path, DataConfig(**info.tables["data"]))

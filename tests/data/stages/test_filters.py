@@ -30,7 +30,7 @@ def test_a_clip_above_a_most_is_dropped(name: str) -> None:
 
 def test_own_scorers_have_limits_too() -> None:
     config = FiltersConfig(scorers={"aesthetic": "mine:score"}, min_scores={"aesthetic": 5.5})
-    assert drop_clip(SCORES, config) == ("filters.min_scores.aesthetic", "aesthetic below it", 5.0, 5.5)
+    assert drop_clip(SCORES, config) == ("filters.min_scores.aesthetic", "aesthetic below the limit", 5.0, 5.5)
     assert drop_clip(SCORES, FiltersConfig(scorers={"aesthetic": "mine:score"}, max_scores={"aesthetic": 5.5})) is None
 
 
@@ -62,7 +62,7 @@ def test_the_longest_caption_counts() -> None:
     assert drop_captions(["no", "enough"], config) is None
     assert drop_captions(["no"], config) == (
         "filters.min_caption_length",
-        "length of the longest caption below it",
+        "length of the longest caption below the limit",
         2,
         5,
     )
