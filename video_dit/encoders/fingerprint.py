@@ -14,7 +14,7 @@ from video_dit.config import WHERE_AND_HOW, AutoencoderConfig, Config, TextEncod
 from video_dit.errors import UserError
 
 if TYPE_CHECKING:
-    from video_dit.encoders.pretrained import Source
+    from video_dit.pretrained import Source
 
 BYTES_PER_TENSOR = 256
 """Read from the middle of each tensor.
@@ -100,7 +100,7 @@ def _models(table: Table) -> tuple[str, ...]:
 
 
 def _autoencoder_files(model: str) -> list[Path] | None:
-    from video_dit.encoders.pretrained import Source
+    from video_dit.pretrained import Source
 
     source = Source.parse(model)
     if source.file("config.json") is None and not source.subfolder:
@@ -109,7 +109,7 @@ def _autoencoder_files(model: str) -> list[Path] | None:
 
 
 def _text_encoder_files(model: str) -> list[Path] | None:
-    from video_dit.encoders.pretrained import Source
+    from video_dit.pretrained import Source
 
     source = Source.parse(model)
     files = _model_files(source, "model")
