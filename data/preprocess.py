@@ -76,9 +76,11 @@ def preprocess(
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
     inputs = fingerprint_of(videos)
     existing = _existing(folder)
-    if existing is not None and _is_made_of(existing, tables, inputs, encoders, holds):
+    is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
+    if is_same and existing.shards.keys() <= set(folder.names()):
+        _remove_other_shards(folder, existing)
         return None
-    if existing is not None and not overwrite:
+    if existing is not None and not is_same and not overwrite:
         raise UserError(
             f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
         )
@@ -164,10 +166,14 @@ def _write_outcome(
     report = report_page(out, info.to_json(), videos, clips, _pictures(work, videos, clips), command)
     folder.write(REPORT_FILE, report.encode())
     folder.write("dataset.json", info.to_bytes())
+    _remove_other_shards(folder, info)
+    return summary(videos, clips)
+
+
+def _remove_other_shards(folder: OutputFolder, info: DatasetInfo) -> None:
     for name in folder.names():
         if name.startswith("shard-") and name not in info.shards:
             folder.delete(name)
-    return summary(videos, clips)
 
 
 def _pictures(work: Preprocessing, videos: pa.Table, clips: pa.Table) -> dict[str, Any]:

@@ -206,8 +206,9 @@ class _Position:
             return False
         index = self.stream.stream.index_entries
         if self.info.num_frames and len(index) >= self.info.num_frames:
-            found = index.search_timestamp(self.stream.ticks(time))
-            return found >= 0 and index[found].timestamp > self.stream.ticks(here)
+            reordering = self.stream.ticks(0) - index[0].timestamp  # the index has the times of decoding
+            found = index.search_timestamp(self.stream.ticks(time) - reordering)
+            return found >= 0 and index[found].timestamp + reordering > self.stream.ticks(here)
         return time > here + SEEK_AHEAD
 
     def _seek(self, time: float) -> None:

@@ -54,9 +54,8 @@ class DaskEngine:
             while waiting or not running.is_empty():
                 while waiting and running.count() < max(MIN_AHEAD, AHEAD * len(self._client.ncores())):
                     unit = units[waiting[-1]]
-                    future = self._client.submit(
-                        run_unit, unit, results, self._run, self._time_limit, key=f"{unit.stage}-{unit.key}"
-                    )
+                    key = f"{unit.stage}-{unit.key}-{self._run}"  # another run may write the same elsewhere
+                    future = self._client.submit(run_unit, unit, results, self._run, self._time_limit, key=key)
                     indices[future.key] = waiting.pop()
                     running.add(future)
                 future, result = next(running)
@@ -69,7 +68,7 @@ class DaskEngine:
 
 def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> bytes:
     """In a worker. Another one may have finished the unit in the meantime, and been lost before it said so."""
-    result = results.read(unit.path)
+    result = unit.known_result(results)
     if result is None:
         guard = WatchingGuard(results, unit.path, run, time_limit)
         result = unit.work(guard)

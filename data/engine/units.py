@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data.engine.guard import Guard
+from data.output import OutputFolder
 
 RESULTS_VERSION = 1
 """Part of each key: results of other versions are made again."""
+
+
+def _always(result: bytes) -> bool:  # noqa: ARG001
+    return True
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,24 @@ class Unit:
     key: names what the result depends on; see `unit_key`.
     work: does it, in any process, and gives the result. It goes through its items, such as videos, under the guard.
     count: of its items, for who watches.
+    is_there: whether what a result speaks of is still there; it is made again where it is not.
     """
 
     stage: str
     key: str
     work: Callable[[Guard], bytes]
     count: int = 1
+    is_there: Callable[[bytes], bool] = _always
 
     @property
     def path(self) -> str:
         """Of the result, in the folder of results."""
         return f"{self.stage}/{self.key[:2]}/{self.key}"
+
+    def known_result(self, results: OutputFolder) -> bytes | None:
+        """What an earlier run has made of it."""
+        result = results.read(self.path)
+        return result if result is not None and self.is_there(result) else None
 
 
 def unit_key(stage: str, *parts: object) -> str:

@@ -33,10 +33,15 @@ def identity(video: Video) -> tuple[Any, ...]:
 
 
 @contextmanager
-def opened(video: Video, guard: Guard, seconds: float = 0.0) -> Iterator[Path]:
-    """The file of a video under the guard; what hangs or crashes is a VideoError too."""
+def opened(video: Video, guard: Guard, seconds: float = 0.0, clip: str | None = None) -> Iterator[Path]:
+    """The file of a video under the guard; what hangs or crashes is a VideoError too.
+
+    Args:
+        seconds: that it may take, besides the limit for all.
+        clip: the id of the only one that is looked at, so that nothing else is blamed for it.
+    """
     try:
-        with guard.item(video.id, seconds), as_file(video.place) as path:
+        with guard.item(clip or video.id, seconds), as_file(video.place) as path:
             yield path
     except ItemError as error:
         raise VideoError(str(error)) from error

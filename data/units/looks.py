@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.stages.frames import ClipFrames, frames_of
 from data.stages.scorers import Scorer, load_scorers
 from data.units.jobs import ClipJob, identity, opened
 from video_dit.config import CaptionerConfig, FiltersConfig, Limits
+from video_dit.errors import UserError
 
 CLIPS_PER_SCORING = 32
 NUM_PICTURES, PICTURE_HEIGHT = 4, 160
@@ -29,8 +31,8 @@ NUM_PICTURES, PICTURE_HEIGHT = 4, 160
 def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, limits: Limits) -> list[Unit]:
     """The user's own scorers."""
     look = _Look(filters.scorer_frames, filters.scorer_height, limits)
-    describe = partial(_score, tuple(filters.scorers.items()))
-    return _look_units("score", jobs, CLIPS_PER_SCORING, look, filters.scorers, describe)
+    work = partial(_score, tuple(filters.scorers.items()))
+    return _look_units("score", jobs, CLIPS_PER_SCORING, look, filters.scorers, work)
 
 
 def caption_units(jobs: Sequence[ClipJob], captioner: CaptionerConfig, limits: Limits) -> list[Unit]:
@@ -51,50 +53,56 @@ class _Look(NamedTuple):
     height: int
     limits: Limits
 
+    def frames(self, path: Path, job: ClipJob) -> ClipFrames:
+        return frames_of(path, job.info, job.clip.start, job.clip.seconds, *self)
 
-Describe = Callable[[list[ClipFrames]], list[Any]]
-"""What is said of each of some clips, or the ClipError that hinders it."""
+
+Work = Callable[[tuple[ClipJob, ...], _Look, Guard], bytes]
+"""Says something of each of some clips, as `read_descriptions` reads it."""
 
 
 def _look_units(
-    stage: str, jobs: Sequence[ClipJob], size: int, look: _Look, settings: object, describe: Describe
+    stage: str, jobs: Sequence[ClipJob], size: int, look: _Look, settings: object, work: Work
 ) -> list[Unit]:
     groups = [tuple(jobs[start : start + size]) for start in range(0, len(jobs), size)]
     return [
         Unit(
             stage, unit_key(stage, look, settings, *(job.identity for job in group)),
-            partial(_look_at, group, look, describe), len(group),
+            partial(work, group, look), len(group),
         )
         for group in groups
     ]  # fmt: skip
 
 
-def _look_at(jobs: tuple[ClipJob, ...], look: _Look, describe: Describe, guard: Guard) -> bytes:
-    seen: list[ClipFrames | ClipError] = []
-    for job in jobs:
-        try:
-            with opened(job.video, guard) as path:
-                seen.append(frames_of(path, job.info, job.clip.start, job.clip.seconds, *look))
-        except VideoError as error:
-            seen.append(ClipError(str(error)))
-    said = iter(describe([frames for frames in seen if isinstance(frames, ClipFrames)]))
-    outcomes = [next(said) if isinstance(frames, ClipFrames) else frames for frames in seen]
-    return json.dumps([{"error": str(o)} if isinstance(o, ClipError) else {"found": o} for o in outcomes]).encode()
-
-
-def _score(scorers: tuple[tuple[str, str], ...], clips: list[ClipFrames]) -> list[Any]:
+def _score(scorers: tuple[tuple[str, str], ...], jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
+    """The guard watches the scorers too: one that hangs costs the clip that it hangs at."""
     functions = _scorers(scorers)
     outcomes: list[Any] = []
-    for clip in clips:
+    for job in jobs:
         try:
-            outcomes.append({name: function(clip.pixels) for name, function in functions.items()})
-        except ClipError as error:
+            with opened(job.video, guard, clip=job.clip.id) as path:
+                pixels = look.frames(path, job).pixels
+                outcomes.append({name: function(pixels) for name, function in functions.items()})
+        except (ClipError, VideoError) as error:
             outcomes.append(error)
-    return outcomes
+    return _written(outcomes)
 
 
-def _caption(config: CaptionerConfig, clips: list[ClipFrames]) -> list[Any]:
-    return list(_captioner(config).caption(clips)) if clips else []
+def _caption(config: CaptionerConfig, jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
+    seen: list[ClipFrames | VideoError] = []
+    for job in jobs:
+        try:
+            with opened(job.video, guard, clip=job.clip.id) as path:
+                seen.append(look.frames(path, job))
+        except VideoError as error:
+            seen.append(error)
+    clips = [frames for frames in seen if isinstance(frames, ClipFrames)]
+    captions = iter(_captioner(config).caption(clips) if clips else ())
+    return _written([next(captions) if isinstance(frames, ClipFrames) else frames for frames in seen])
+
+
+def _written(outcomes: Sequence[Any]) -> bytes:
+    return json.dumps([{"error": str(o)} if isinstance(o, UserError) else {"found": o} for o in outcomes]).encode()
 
 
 @cache

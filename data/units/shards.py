@@ -94,12 +94,18 @@ def shard_unit(job: ShardJob, number: int, out: OutputFolder) -> Unit:
     settings = (job.grid, job.data.fps, job.data.decoder, job.data.limits, job.encoders.identity(), job.holds)
     key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
-    return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips))
+    return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))
 
 
 def read_shard(result: bytes) -> WrittenShard:
     values = json.loads(result)
     return WrittenShard(**{**values, "info": ShardInfo(**values["info"])})
+
+
+def _is_there(out: OutputFolder, result: bytes) -> bool:
+    """A run with other settings removes the shards that it does not hold."""
+    file = read_shard(result).file
+    return file is None or out.exists(file)
 
 
 def _write_shard(job: ShardJob, out: OutputFolder, file: str, guard: Guard) -> bytes:

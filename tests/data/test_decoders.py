@@ -169,6 +169,15 @@ def test_a_seek_decodes_little_of_a_long_file(tmp_path: Path) -> None:
         list(read_frames(path, info, (k / 24 for k in count()), info.size, "pyav", few))
 
 
+@pytest.mark.parametrize("step", [2, 3, 5, 7])
+def test_going_on_in_small_steps_decodes_nothing_twice(tmp_path: Path, step: int) -> None:
+    path = write_video(tmp_path / "long.mp4", ticks=range(0, 12000, 50), options=B_FRAMES)
+    info = probe(path, LIMITS)
+    once = Limits(LIMITS.pixels, LIMITS.seconds, 240)
+    pictures = list(read_frames(path, info, (k / 24 for k in range(0, 240, step)), info.size, "pyav", once))
+    assert [number_of(picture.pixels) for picture in pictures] == list(range(0, 240, step))
+
+
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_display_matrix_is_applied(tmp_path: Path, angle: int, mirrored: bool) -> None:
