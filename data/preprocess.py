@@ -1,5 +1,6 @@
 """From videos to shards: the whole of it, and the plan of it."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow as pa
@@ -45,7 +46,7 @@ def preprocess(
     out: str,
     config: Config,
     encoders: EncoderSource,
-    engine: Engine,
+    engine: AbstractContextManager[Engine],
     overwrite: bool,
     holds: Holds,
     show_progress: ShowProgress,
@@ -58,7 +59,7 @@ def preprocess(
         out: the folder for the shards; a path, or a URL that fsspec writes.
         config: `TABLES` of it are read, and `model.patch_size` for the budget of tokens.
         encoders: how a worker comes by its encoders.
-        engine: who works.
+        engine: who works; entered when there is something to do.
         overwrite: replace shards that were made from something else.
         holds: what shards hold; of videos only the places where they are.
         show_progress: shows each stage.
@@ -85,24 +86,26 @@ def preprocess(
             f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
         )
     folder.clean()
-    work = Preprocessing(videos, dropped, config, encoders, engine, output_folder(f"{out}/{RESULTS}"), show_progress)
-    work.probe()
-    work.refuse_nothing()
-    work.cut()
-    work.filter()
-    work.describe()
-    work.assign_buckets()
-    work.refuse_nothing()
-    work.write_shards(folder, holds)
-    work.refuse_nothing()
-    return _write_outcome(work, out, folder, tables, inputs, holds, command)
+    with engine as running:
+        results = output_folder(f"{out}/{RESULTS}")
+        work = Preprocessing(videos, dropped, config, encoders, running, results, show_progress)
+        work.probe()
+        work.refuse_nothing()
+        work.cut()
+        work.filter()
+        work.describe()
+        work.assign_buckets()
+        work.refuse_nothing()
+        work.write_shards(folder, holds)
+        work.refuse_nothing()
+        return _write_outcome(work, out, folder, tables, inputs, holds, command)
 
 
 def explain(
     source: str,
     config: Config,
     encoders: EncoderSource,
-    engine: Engine,
+    engine: AbstractContextManager[Engine],
     results: OutputFolder,
     show_progress: ShowProgress,
 ) -> str:
@@ -112,8 +115,9 @@ def explain(
         UserError: as `preprocess`.
     """  # fmt: skip
     videos, dropped = discover(source, config.data)
-    work = Preprocessing(videos, dropped, config, encoders, engine, results, show_progress)
-    work.probe()
+    with engine as running:
+        work = Preprocessing(videos, dropped, config, encoders, running, results, show_progress)
+        work.probe()
     work.plan()
     work.assign_buckets()
     work.refuse_nothing()

@@ -25,17 +25,16 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     encoders = encoder_source(config)
     if args.explain:
-        with engine_of(args) as engine, tempfile.TemporaryDirectory(prefix="video-dit-") as folder:
+        with tempfile.TemporaryDirectory(prefix="video-dit-") as folder:
             results = output_folder(f"{args.out}/{RESULTS}" if args.out else folder)
-            print(explain(args.source, config, encoders, engine, results, show_progress))
+            print(explain(args.source, config, encoders, engine_of(args), results, show_progress))
         return
     if args.out is None:
         raise UserError("--out is missing: name a folder for the shards, or give --explain")
     holds: Holds = "videos" if args.keep_videos else "latents"
-    with engine_of(args) as engine:
-        outcome = preprocess(
-            args.source, args.out, config, encoders, engine, args.overwrite, holds, show_progress, this_command()
-        )
+    outcome = preprocess(
+        args.source, args.out, config, encoders, engine_of(args), args.overwrite, holds, show_progress, this_command()
+    )
     print(outcome or "these videos have been preprocessed already, with the same settings")
     print(f"shards: {args.out} (what became of each video and clip: {args.out}/report.html)")
 

@@ -51,10 +51,9 @@ def keep_videos(source: Path, folder: Path, config: Config) -> None:
     Raises:
         UserError: the source cannot be used, or `folder` holds shards of other videos or settings.
     """
-    with local_engine(default_workers(), TIME_LIMIT) as engine:
-        made = preprocess(
-            str(source), str(folder), config, encoder_source(config), engine, False, "videos", show_progress,
-            this_command(),
-        )  # fmt: skip
+    engine = local_engine(default_workers(), TIME_LIMIT)
+    made = preprocess(
+        str(source), str(folder), config, encoder_source(config), engine, False, "videos", show_progress, this_command()
+    )
     if made is not None:
         print(made)

@@ -98,7 +98,14 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
         return args.data
     folder = args.run / "data"
     if rank == 0:
-        keep_videos(args.data, folder, load_config(args.config, args.overrides))
+        config = load_config(args.config, args.overrides)
+        try:
+            keep_videos(args.data, folder, config)
+        except UserError as error:
+            raise UserError(
+                f"{args.data} holds no shards (it has no dataset.json): make them with scripts/preprocess.py. It "
+                f"cannot be used as videos either: {error}"
+            ) from error
     wait_for_all()
     return folder
 

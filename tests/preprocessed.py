@@ -30,7 +30,15 @@ def preprocess_here(
     """The summary; None where there was nothing to do."""
     command = "python scripts/preprocess.py"
     return preprocess(
-        str(source), str(out), config, encoder_source(config), engine or InProcess(), overwrite, holds, unseen, command
+        str(source),
+        str(out),
+        config,
+        encoder_source(config),
+        nullcontext(engine or InProcess()),
+        overwrite,
+        holds,
+        unseen,
+        command,
     )
 
 

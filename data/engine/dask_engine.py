@@ -89,7 +89,7 @@ def local_engine(num_workers: int, time_limit: float) -> Iterator[DaskEngine]:
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=num_workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+            n_workers=num_workers, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0,
             silence_logs="CRITICAL",
         ) as cluster,
         Client(cluster) as client,

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -245,14 +246,14 @@ def test_an_empty_result_says_what_would_help(messy: Path, tmp_path: Path, setti
 def test_the_plan_counts_what_preprocessing_makes(messy: Path, tmp_path: Path, config: Config) -> None:
     """Where no stage looks at frames, both say the same, and the plan writes nothing but what it probed."""
     results = LocalOutput(tmp_path / "results")
-    planned = explain(str(messy), config, encoder_source(config), InProcess(), results, unseen)
+    planned = explain(str(messy), config, encoder_source(config), nullcontext(InProcess()), results, unseen)
     made = preprocess_here(messy, tmp_path / "out", config)
     assert made is not None
     assert planned == made.split("\nnoticed")[0]
     assert {path.name for path in results.path.iterdir()} == {"probe", "encoders"}
     long = load_config(None, [*BASE, "data.num_frames=100"])
     with pytest.raises(UserError, match=r"no clip is left: data.num_frames dropped 3 of 4"):
-        explain(str(messy), long, encoder_source(long), InProcess(), results, unseen)
+        explain(str(messy), long, encoder_source(long), nullcontext(InProcess()), results, unseen)
 
 
 def test_clips_of_several_shapes_go_into_shards_of_their_own(tmp_path: Path, rng: np.random.Generator) -> None:

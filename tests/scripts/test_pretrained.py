@@ -47,7 +47,7 @@ def test_from_videos_to_a_clip(encoders: tuple[Path, Path], shapes_videos: Path,
     )  # fmt: skip
     made = run_script("preprocess.py", shapes_videos, "--out", shards, *settings)
     assert made.returncode == 0, made.stderr
-    assert f"      60  with a caption cut to 4 tokens (text encoder: {bert})\n" in made.stdout
+    assert f"  60  with a caption cut to 4 tokens (text encoder: {bert})\n" in made.stdout
     dataset = ClipDataset(shards, seed=0)
     assert dataset.text_segments() == (TextSegment((0, 4), (0, 16), (0, 16), str(bert)),)
     assert dataset[0, 0][0].latents.shape == (16, *dataset.info.encoded.grid) == (16, 2, 2, 2)
@@ -58,7 +58,7 @@ def test_from_videos_to_a_clip(encoders: tuple[Path, Path], shapes_videos: Path,
     assert trained.returncode == 0, trained.stderr
     clips = run_script("generate.py", "--run", run, "--out", tmp_path / "clips", "--steps", 2, "a red circle")
     assert clips.returncode == 0, clips.stderr
-    refused = run_script("preprocess.py", shapes_videos, "--out", shards, *settings, "data.num_frames=8")
+    refused = run_script("preprocess.py", shapes_videos, "--out", tmp_path / "eight", *settings, "data.num_frames=8")
     assert (refused.returncode, "takes 4k + 1 frames: use 5 or 9" in refused.stderr) == (2, True)
 
     shutil.copytree(wan, tmp_path / "moved")

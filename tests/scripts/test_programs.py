@@ -27,7 +27,7 @@ def road(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("road")
     preprocess = run_script("preprocess.py", shapes_videos, "--out", root / "shards", *DATA_KEYS)
     assert preprocess.returncode == 0, preprocess.stderr
-    assert "videos: 156 in, 60 with clips, 96 without; clips: 60 out" in preprocess.stdout
+    assert "videos: 156 in, 60 with clips, 96 without\nclips: 60 cut, 60 kept, 0 dropped" in preprocess.stdout
     train = run_script(
         "train.py", "--data", root / "shards", "--run", root / "run", *TRAINING_KEYS, "training.steps=12"
     )
