@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from caption_server import Stub, said
 from preprocessed import encoder_source, preprocess_here, unseen
 
 from data.dataset_info import DatasetInfo, verify
@@ -320,3 +321,30 @@ def test_own_scorers_see_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     assert rows["light.mp4"]["shade"] == pytest.approx(160, abs=3)
     assert "too bright to be judged" in rows["white.mp4"]["reason"]
+
+
+def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_twice(
+    messy: Path, tmp_path: Path, stub: Stub
+) -> None:
+    """The server says nothing of the clip without a caption, which is then dropped."""
+    out = tmp_path / "out"
+    stub.in_turn(said("two circles"), said("three circles"), said(""))
+    settings = [
+        *BASE, "captioner.name=server", "captioner.model=seer", f"captioner.url={stub.url}", "captioner.weight=0.25",
+        "captioner.batch_size=1", "captioner.num_frames=2", "data.missing_caption=drop",
+    ]  # fmt: skip
+    preprocess_here(messy, out, load_config(None, settings))
+    own = ("a caption of more than four words", 1.0)
+    assert [tuple(zip(sample.captions, sample.weights, strict=True)) for sample in samples_of(out)] == [
+        (own, ("two circles", 0.25)), (own, ("three circles", 0.25))
+    ]  # fmt: skip
+    rows = {row["id"]: row for row in pq.read_table(out / "clips.parquet").to_pylist()}
+    assert rows["silent.mp4#0"]["rule"] == "data.missing_caption"
+    assert "said nothing" in rows["silent.mp4#0"]["reason"]
+    preprocess_here(messy, out, load_config(None, [*settings, "captioner.weight=0.5"]), overwrite=True)
+    assert samples_of(out)[0].weights == (1.0, 0.5)
+    assert len(stub.questions) == 3
+    stub.in_turn(*[said("else")] * 3)
+    preprocess_here(messy, out, load_config(None, [*settings, "captioner.prompt=What else?"]), overwrite=True)
+    assert samples_of(out)[0].captions == (own[0], "else")
+    assert len(stub.questions) == 6
