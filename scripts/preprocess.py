@@ -9,6 +9,7 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import torch
 from command_line import CONFIG_HELP, positive_float, run_program
 from preprocess_jobs import TIME_LIMIT, default_workers, encoder_source, show_progress, this_command
 
@@ -74,7 +75,9 @@ def arguments() -> argparse.Namespace:
 def engine_of(args: argparse.Namespace) -> AbstractContextManager[Engine]:
     if args.scheduler:
         return cluster_engine(args.scheduler, args.time_limit)
-    return local_engine(args.workers, args.time_limit) if args.workers else nullcontext(InProcess())
+    if args.workers:
+        return local_engine(args.workers, args.time_limit, torch.cuda.device_count())
+    return nullcontext(InProcess())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def keep_videos(source: Path, folder: Path, config: Config) -> None:
     Raises:
         UserError: the source cannot be used, or `folder` holds shards of other videos or settings.
     """
-    engine = local_engine(default_workers(), TIME_LIMIT)
+    engine = local_engine(default_workers(), TIME_LIMIT, torch.cuda.device_count())
     made = preprocess(
         str(source), str(folder), config, encoder_source(config), engine, False, "videos", show_progress, this_command()
     )

@@ -1,12 +1,13 @@
 """Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
 
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
 
 from data.engine.engine import known_results
 from data.engine.guard import WatchingGuard
@@ -77,9 +78,25 @@ def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> 
     return result
 
 
+class _OneGpuEach(WorkerPlugin):
+    """Shows each worker one GPU, in turns; also those that replace others."""
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._gpus = gpus
+
+    def setup(self, worker: Worker) -> None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
+
+
 @contextmanager
-def local_engine(num_workers: int, time_limit: float) -> Iterator[DaskEngine]:
-    """As many processes of this machine, with one thread each, so that their number changes no rounding."""
+def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iterator[DaskEngine]:
+    """Processes of this machine, with one thread each, so that their number changes no rounding.
+
+    Args:
+        num_workers: how many.
+        time_limit: seconds for one item of a unit, such as a video.
+        num_gpus: that they share.
+    """
     settings = {
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
         "distributed.scheduler.worker-saturation": SATURATION,
@@ -94,6 +111,9 @@ def local_engine(num_workers: int, time_limit: float) -> Iterator[DaskEngine]:
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
+        if num_gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+            client.register_plugin(_OneGpuEach(visible.split(",")))
         yield DaskEngine(client, time_limit)
 
 

@@ -49,6 +49,25 @@ def units(numbers: range) -> list[Unit]:
     return [Unit("test", unit_key("test", number), partial(work, number)) for number in numbers]
 
 
+def visible_gpu(number: int, died: Path, guard: Guard) -> bytes:
+    """The first unit ends its process, once, so that another takes its place."""
+    if number == 0 and not died.exists():
+        died.touch()
+        os._exit(1)
+    return os.environ["CUDA_VISIBLE_DEVICES"].encode()
+
+
+@pytest.mark.slow
+def test_each_worker_sees_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    works = [partial(visible_gpu, number, tmp_path / "died") for number in range(20)]
+    several = [Unit("gpu", unit_key("gpu", number), work) for number, work in enumerate(works)]
+    with local_engine(num_workers=2, time_limit=60.0, num_gpus=2) as engine:
+        found = dict(engine.run(several, LocalOutput(tmp_path / "results")))
+    assert set(found.values()) == {b"5", b"7"}
+    assert (tmp_path / "died").exists()
+
+
 @pytest.mark.slow
 def test_what_hangs_or_crashes_costs_its_item_alone(tmp_path: Path) -> None:
     folder = LocalOutput(tmp_path)
