@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import av
 import torch
-from command_line import positive_int, run_program
+from command_line import positive_float, positive_int, run_program
 from loading_speed import loading_table, measure_loading
 from model_inputs import DTYPES, HEAD_SIZE
 from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
-from preprocess_speed import measure_preprocess, preprocess_table
+from preprocess_jobs import default_workers
+from preprocess_speed import PARTS, measure_preprocess
+from work_time import preprocess_table
 
 from data.decoders import DECODERS
 from video_dit.errors import UserError
@@ -74,15 +76,22 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
 
     preprocess = commands.add_parser(
         "preprocess",
-        help="the probe and the decoders against PyAV's own limit",
+        help="preprocessing and its stages against plain PyAV and the decoder's limit",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = preprocess.add_argument
-    add("videos", type=Path, nargs="+", metavar="VIDEO", help="files to measure on")
+    add("videos", type=Path, nargs="+", metavar="VIDEO_OR_FOLDER", help="what to measure on")
     add("--out", type=Path, default=Path("benchmarks/preprocess"), help="folder for preprocess.json")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--repeats", type=positive_int, default=5, help="measurements of each side, in turns")
-    add("--height", type=positive_int, default=256, help="pixels of the shorter side, to which frames are scaled")
+    add("--copies", type=positive_int, default=1, help="times that each video is worked on in a measurement")
+    add("--workers", type=positive_int, default=default_workers(), help="processes")
+    add("--probes", type=positive_int, default=10, help="probes for one full decode, which takes so much longer")
+    add("--height", type=positive_int, default=256, help="pixels of frames' shorter side, and of clips' both sides")
+    add("--fps", type=positive_float, default=8.0, help="frames per second of clips")
+    add("--num-frames", type=positive_int, default=16, help="frames of clips")
     add("--decoder", choices=tuple(DECODERS), default="auto", help="as data.decoder")
+    add("--config", type=Path, help="TOML file with what else decides how clips are made")
     preprocess.set_defaults(benchmark=benchmark_preprocess)
 
     loading = commands.add_parser(
@@ -121,12 +130,12 @@ def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = measure_preprocess(args)
+    rows = list(measure_preprocess(args))
     print(preprocess_table(rows), end="\n\n")
     versions = {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info}
-    results = {"machine": machine(device), "versions": versions, "repeats": args.repeats, "rows": rows}
-    write_atomically(args.out / "preprocess.json", json.dumps(results, indent=2) + "\n")
+    settings = {key: value for key, value in vars(args).items() if key not in ("benchmark", "command")}
+    results = {"machine": machine(device), "versions": versions, "settings": settings, "rows": rows}
+    write_atomically(args.out / "preprocess.json", json.dumps(results, indent=2, default=str) + "\n")
     print(args.out / "preprocess.json")
 
 
