@@ -2,10 +2,12 @@
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from data.storage import is_url, open_url
+from video_dit.errors import UserError
 
 _UNFINISHED = ".tmp"
 
@@ -21,6 +23,9 @@ class OutputFolder(Protocol):
         """Replaces the file: a reader, or a crash, sees the old content or the new and nothing between.
 
         Unless `synced`, that holds for a crash of the process, but not of the machine.
+
+        Raises:
+            UserError: it cannot be written.
         """
         ...
 
@@ -50,6 +55,13 @@ def output_folder(location: str) -> OutputFolder:
     return RemoteOutput(location) if is_url(location) else LocalOutput(Path(location))
 
 
+def _unwritten(name: str, error: OSError) -> UserError:
+    return UserError(
+        f"{name} cannot be written ({error.strerror or error}): make room or give the right to write there, and run "
+        "the same command again, which goes on where it was, or name another --out"
+    )
+
+
 class LocalOutput:
     """A folder of this machine, or one that all machines have mounted."""
 
@@ -64,14 +76,19 @@ class LocalOutput:
 
     def write(self, name: str, content: bytes, synced: bool = True) -> None:
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
-        with temporary.open("wb") as file:
-            file.write(content)
-            if synced:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise _unwritten(str(path), error) from error
 
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
@@ -107,7 +124,10 @@ class RemoteOutput:
 
     def write(self, name: str, content: bytes, synced: bool = True) -> None:  # noqa: ARG002
         fs, path = self._open(name)
-        fs.pipe_file(path, content)
+        try:
+            fs.pipe_file(path, content)
+        except OSError as error:
+            raise _unwritten(f"{self._url}/{name}", error) from error
 
     def exists(self, name: str) -> bool:
         fs, path = self._open(name)

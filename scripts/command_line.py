@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,6 +20,10 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     """Runs a program to the exit of the process: a user's mistake is one message and exit code 2, no traceback."""
     try:
         main()
+        print(end="", flush=True)
+    except BrokenPipeError:  # who read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
@@ -39,6 +44,14 @@ def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a number from 1 on")
+    return number
+
+
+def count_or_zero(text: str) -> int:
+    """For argparse: a whole number from 0 on."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 0 on")
     return number
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from command_line import CONFIG_HELP, positive_float, run_program
+from command_line import CONFIG_HELP, count_or_zero, positive_float, run_program
 from preprocess_jobs import TIME_LIMIT, default_workers, encoder_source, show_progress, this_command
 
 from data.dataset_info import Holds
@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
     )  # fmt: skip
     add("--overwrite", action="store_true", help="replace shards made from other videos or settings")
     add(
-        "--workers", type=int, default=default_workers(),
+        "--workers", type=count_or_zero, default=default_workers(),
         help="processes on this machine (default: %(default)s, one for each core, or GPU); 0: none but this one, in "
         "which nothing stops a video that hangs",
     )  # fmt: skip

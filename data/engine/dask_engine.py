@@ -26,8 +26,8 @@ AHEAD = 4
 
 MIN_AHEAD = 64
 
-START_SECONDS = 60
-"""For the first worker of a cluster to be there."""
+CONNECT_SECONDS, START_SECONDS = 10, 60
+"""For the scheduler of a cluster to answer, and for its first worker to be there."""
 
 
 class DaskEngine:
@@ -128,7 +128,7 @@ def cluster_engine(address: str, time_limit: float) -> Iterator[DaskEngine]:
         UserError: it cannot be reached, has no workers, or workers with more than one thread.
     """
     try:
-        client = Client(address, timeout=START_SECONDS)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UserError(
             f"--scheduler {address} cannot be reached: start one with 'dask scheduler', and name the address that it "

@@ -105,8 +105,10 @@ class WatchingGuard(Guard):
     def _end_process(self, name: str, limit: float) -> None:
         self._attempts.hung[name] = f"took longer than {limit:.0f} seconds, which --time-limit allows"
         self._attempts.current = None
-        self._write()
-        os._exit(1)
+        try:
+            self._write()
+        finally:
+            os._exit(1)
 
     def _count_death(self, name: str) -> None:
         self._attempts.deaths[name] = self._attempts.deaths.get(name, 0) + 1
