@@ -264,10 +264,11 @@ class Preprocessing:
         for grid in self.grids:
             of_bucket = [candidate for candidate in self._kept() if candidate.grid == grid]
             groups += [(grid, n, of_bucket[n * size : (n + 1) * size]) for n in range(-(-len(of_bucket) // size))]
-        units = []
+        units, identity = [], self._encoders.identity()
         for grid, number, group in groups:
             clips = tuple(candidate.job for candidate in group)
-            units.append(shard_unit(ShardJob(clips, grid, self.config.data, self._encoders, holds), number, out))
+            job = ShardJob(clips, grid, self.config.data, self._encoders, holds)
+            units.append(shard_unit(job, identity, number, out))
         written: dict[int, WrittenShard] = {}
         for index, result in self._stage("encoding", "clip", units):
             written[index] = read_shard(result)
