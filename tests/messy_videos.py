@@ -24,7 +24,10 @@ def make_messy_videos(folder: Path) -> Path:
     """Of two shapes and one or two shots; near-duplicates, a video that stands still, a short one, two damaged ones."""
     folder.mkdir()
     shots = {name: moving(seed) for seed, name in enumerate("abcdefgh")}
-    for name, frames in {**shots, "two_shots": np.concatenate([moving(8), np.zeros_like(moving(8)), moving(9)])}.items():
+    for name, frames in {
+        **shots,
+        "two_shots": np.concatenate([moving(8), np.zeros_like(moving(8)), moving(9)]),
+    }.items():
         write_mp4(folder / f"{name}.mp4", frames, FPS)
         (folder / f"{name}.txt").write_text(f"caption of {name}")
     for seed in (10, 11):
@@ -49,7 +52,7 @@ def moving(seed: int, num_frames: int = 12) -> NDArray[np.uint8]:
 def score(frames: NDArray[np.uint8]) -> float:
     """A scorer that can be stopped, does not survive red clips, and never gets done with blue ones."""
     if gate := os.environ.get(GATE):
-        Path(f"{gate}.pid").write_text(str(os.getpid()))
+        Path(f"{gate}.pid").write_text(f"{os.getpid()}\n")
         Path(gate).read_bytes()
     red, _, blue = frames.mean((0, 1, 2))
     if red > 220:
