@@ -91,7 +91,7 @@ class ShardJob(NamedTuple):
 
 def shard_unit(job: ShardJob, number: int, out: OutputFolder) -> Unit:
     """The file's name names its content, so that one that is there is the right one."""
-    settings = (job.grid, job.data.fps, job.data.decoder, job.data.limits, job.encoders.identity(), job.holds)
+    settings = (number, job.grid, job.data.fps, job.data.decoder, job.data.limits, job.encoders.identity(), job.holds)
     key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
     return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))
