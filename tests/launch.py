@@ -5,8 +5,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -15,6 +19,23 @@ def run_script(name: str, *arguments: object, environment: dict[str, str] | None
     """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
     command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=cpu_environment(environment or {}), timeout=600)
+
+
+def start(*command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Starts a Python program without a GPU, as a terminal does: its signals are its own, and its children's."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], env=cpu_environment(environment or {}), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
+    """What the condition gives when it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited for {seconds:.0f} seconds"
+        time.sleep(0.01)
+    return found
 
 
 def train(num_ranks: int, *arguments: object) -> None:

@@ -52,7 +52,7 @@ def moving(seed: int, num_frames: int = 12) -> NDArray[np.uint8]:
 def score(frames: NDArray[np.uint8]) -> float:
     """A scorer that can be stopped, does not survive red clips, and never gets done with blue ones."""
     if gate := os.environ.get(GATE):
-        Path(f"{gate}.pid").write_text(str(os.getpid()))
+        Path(f"{gate}.pid").write_text(f"{os.getpid()}\n")
         Path(gate).read_bytes()
     red, _, blue = frames.mean((0, 1, 2))
     if red > 220:

@@ -106,8 +106,8 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=num_workers, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0,
-            silence_logs="CRITICAL",
+            n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any port: None is 8787, warning
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

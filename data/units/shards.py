@@ -97,7 +97,7 @@ def shard_unit(job: ShardJob, identity: object, number: int, out: OutputFolder) 
         number: of the shard among those of its bucket.
         out: the folder that it is written to.
     """
-    settings = (job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
+    settings = (number, job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
     key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
     return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))
