@@ -90,6 +90,7 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
     add("--height", type=positive_int, default=256, help="pixels of frames' shorter side, and of clips' both sides")
     add("--fps", type=positive_float, default=8.0, help="frames per second of clips")
     add("--num-frames", type=positive_int, default=16, help="frames of clips")
+    add("--clips-per-shard", type=positive_int, default=16, help="few, as each worker should have several shards")
     add("--decoder", choices=tuple(DECODERS), default="auto", help="as data.decoder")
     add("--config", type=Path, help="TOML file with what else decides how clips are made")
     preprocess.set_defaults(benchmark=benchmark_preprocess)

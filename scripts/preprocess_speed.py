@@ -51,7 +51,8 @@ class Bench:
         self.args, self.folder, self.pool = args, folder, pool
         size = [f"data.height={args.height}", f"data.width={args.height}"]
         clips = [f"data.fps={args.fps}", f"data.num_frames={args.num_frames}", f"data.decoder={args.decoder}"]
-        self.config = load_config(args.config, [*size, *clips, "data.allow_outside=true"])
+        shards = [f"data.clips_per_shard={args.clips_per_shard}", "data.allow_outside=true"]
+        self.config = load_config(args.config, [*size, *clips, *shards])
         self.source = folder / "videos"
         self.source.mkdir()
         found = _link(args.videos, args.copies, self.source, self.config)
