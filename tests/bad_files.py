@@ -6,7 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from video_files import EVEN, FILES, with_index_in_front, write_video
+from av.stream import Disposition
+from video_files import EVEN, FILES, TICKS, with_index_in_front, write_video
 
 
 def latin_metadata(folder: Path) -> Path:
@@ -56,6 +57,33 @@ def _cut_before_the_first_frame(folder: Path) -> Path:
     return path
 
 
+def _cover_alone(folder: Path) -> Path:
+    """Sound with a picture for its cover."""
+    path = folder / "cover.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=44100)
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame(32, 32, "rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def _unknown_codec(folder: Path) -> Path:
+    path = FILES["b_frames"](folder)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    return path
+
+
+def _endless(folder: Path) -> Path:
+    """Two frames that are a day apart."""
+    return write_video(folder / "endless.mp4", ticks=[0, 24 * 3600 * TICKS])
+
+
 def written(folder: Path, content: bytes, name: str = "clip.mp4") -> Path:
     (folder / name).write_bytes(content)
     return folder / name
@@ -90,6 +118,9 @@ BAD_FILES = {
     "cut off, its index at the end": (_without_index, r"is an MP4 whose index \(moov\) is missing or damaged"),
     "cut off, its index in front": (_cut_before_the_first_frame, "a first frame that cannot be decoded|single frame"),
     "sound alone": (lambda f: _sound(f / "sound.mp4"), "has no video stream, only audio"),
+    "a cover alone": (_cover_alone, "no video stream|cover"),
+    "a codec that nobody knows": (_unknown_codec, "codec"),
+    "a duration beyond the limits": (_endless, "longer than|seconds"),
     "a size beyond the limits": (_oversized, r"more than 35,389,440 pixels \(12000 x 12000\)"),
     "a playlist": (lambda f: written(f, PLAYLIST, "list.m3u8"), "is a list of other files|is text"),
     "a list to join": (lambda f: written(f, b"ffconcat version 1.0\nfile b_frames.mp4\n"), "list of other files|text"),
