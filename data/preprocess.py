@@ -181,7 +181,7 @@ def _remove_other_shards(folder: OutputFolder, info: DatasetInfo) -> None:
 
 
 def _pictures(work: Preprocessing, videos: pa.Table, clips: pa.Table) -> dict[str, Any]:
-    entries = {entry.id: entry for entry in work.inputs}
+    entries = {entry.id: entry for entry in work.inputs if entry.video is not None}  # one may be listed twice
     examples = choose_examples(videos, clips, work.config.seed, PER_BUCKET, PER_RULE)
     looks = []
     for example in examples:
@@ -196,7 +196,8 @@ def _tables(work: Preprocessing) -> tuple[pa.Table, pa.Table]:
     kept: dict[str, int] = {}
     for candidate in work.candidates:
         kept[candidate.source.id] = kept.get(candidate.source.id, 0) + (candidate.drop is None)
-    videos = build_table((_video_row(entry, kept.get(entry.id, 0)) for entry in work.inputs), VIDEO_SCHEMA)
+    counts = (0 if entry.drop else kept.get(entry.id, 0) for entry in work.inputs)
+    videos = build_table(map(_video_row, work.inputs, counts), VIDEO_SCHEMA)
     schema = clip_schema(work.config.filters.scorers)
     return videos, build_table((_clip_row(candidate) for candidate in work.candidates), schema)
 

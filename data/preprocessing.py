@@ -183,7 +183,7 @@ class Preprocessing:
         units = [scan_unit(entry.video, entry.info, config) for entry in entries if entry.video and entry.info]
         for index, result in self._stage("looking for shots", "video", units):
             self._add_cut(entries[index], Scan.from_bytes(result))
-        order = {entry.id: index for index, entry in enumerate(self.inputs)}
+        order = {entry.id: index for index, entry in enumerate(self.inputs) if entry.video is not None}
         self.candidates.sort(key=lambda candidate: (order[candidate.source.id], candidate.clip.start))
 
     def _add_whole(self, entry: Input) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from data.sources.discovery import Dropped, Video
 
+ODD_NAMES = ("with space.mp4", 'it\'s "quoted".mp4', "two\nlines.mp4", "rocket \U0001f680.mp4", "-dash.mp4", "a:b.mp4")
+
 
 def texts(videos: list[Video]) -> dict[str, list[tuple[str, float]]]:
     return {video.id: [tuple(caption) for caption in video.captions] for video in videos}

@@ -1,14 +1,14 @@
 """What the probe says of files of all kinds, and why it refuses others."""
 
 import os
-import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from video_files import B_FRAMES, EVEN, FILES, OPEN_GOP, copy_from, remux, with_index_in_front, write_video
+from bad_files import BAD_FILES, latin_metadata, pipe, written
+from video_files import B_FRAMES, FILES, OPEN_GOP, copy_from, remux, with_index_in_front, write_video
 
 from data.probe import VideoError, probe
 from video_dit.config import DataConfig
@@ -62,90 +62,7 @@ def test_a_file_that_says_nothing_of_its_length_is_counted(tmp_path: Path) -> No
 
 
 def test_metadata_in_another_encoding_is_no_obstacle(tmp_path: Path) -> None:
-    path = tmp_path / "latin.mp4"
-    with av.open(str(path), "w") as container:
-        container.metadata["title"] = "PLACEHOLDER"
-        stream = container.add_stream("libx264", rate=24)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
-        container.mux(stream.encode())
-    content = path.read_bytes()
-    assert content.count(b"PLACEHOLDER") == 1
-    path.write_bytes(content.replace(b"PLACEHOLDER", b"\xff\xe9t\xe9 \x80\x81 st"))
-    assert probe(path, LIMITS).size == (32, 32)
-
-
-def _sound(path: Path, cover: bool = False) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def _oversized(folder: Path) -> Path:
-    """A picture of 64 x 48 in a GIF that says to be 12,000 x 12,000."""
-    path = FILES["gif"](folder)
-    content = bytearray(path.read_bytes())
-    content[6:10] = struct.pack("<HH", 12000, 12000)
-    path.write_bytes(content)
-    return path
-
-
-def _without_index(folder: Path) -> Path:
-    path = FILES["b_frames"](folder)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    return path
-
-
-def _cut_before_the_first_frame(folder: Path) -> Path:
-    path = with_index_in_front(FILES["b_frames"](folder))
-    content = path.read_bytes()
-    path.write_bytes(content[: content.index(b"mdat") + 4])
-    return path
-
-
-def _written(folder: Path, content: bytes, name: str = "clip.mp4") -> Path:
-    (folder / name).write_bytes(content)
-    return folder / name
-
-
-def _link(folder: Path) -> Path:
-    (folder / "link.mp4").symlink_to(folder / "gone.mp4")
-    return folder / "link.mp4"
-
-
-def _pipe(folder: Path) -> Path:
-    os.mkfifo(folder / "pipe.mp4")
-    return folder / "pipe.mp4"
-
-
-def _raw(folder: Path) -> Path:
-    return write_video(folder / "raw.h264", ticks=EVEN[:4])
-
-
-NOISE = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes()
-PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\nb_frames.ts\n#EXT-X-ENDLIST\n"
-
-BAD_FILES = {
-    "nothing": (lambda f: f / "gone.mp4", "does not exist"),
-    "a folder": (lambda f: f, "is a folder, not a file"),
-    "a broken link": (_link, r"is a link to '.*gone.mp4', which does not exist"),
-    "no bytes": (lambda f: _written(f, b""), r"is empty \(0 bytes\)"),
-    "text": (lambda f: _written(f, b"not a video\n"), "is text, not a video"),
-    "a web page": (lambda f: _written(f, b"<!doctype html><title>404</title>"), "is text, not a video"),
-    "noise": (lambda f: _written(f, NOISE), "cannot be read as a video: Invalid data"),
-    "zeros": (lambda f: _written(f, bytes(5000)), "cannot be read as a video: Invalid data"),
-    "cut off, its index at the end": (_without_index, r"is an MP4 whose index \(moov\) is missing or damaged"),
-    "cut off, its index in front": (_cut_before_the_first_frame, "a first frame that cannot be decoded|single frame"),
-    "sound alone": (lambda f: _sound(f / "sound.mp4"), "has no video stream, only audio"),
-    "a size beyond the limits": (_oversized, r"more than 35,389,440 pixels \(12000 x 12000\)"),
-    "a playlist": (lambda f: _written(f, PLAYLIST, "list.m3u8"), "is a list of other files|is text"),
-    "a list to join": (lambda f: _written(f, b"ffconcat version 1.0\nfile b_frames.mp4\n"), "list of other files|text"),
-    "a raw stream": (_raw, "without timestamps"),
-}
+    assert probe(latin_metadata(tmp_path), LIMITS).size == (32, 32)
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
@@ -161,7 +78,7 @@ def test_a_bad_file_is_refused_in_words(tmp_path: Path, kind: str) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="is no regular file"):
-        probe(_pipe(tmp_path), LIMITS)
+        probe(pipe(tmp_path), LIMITS)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -181,7 +98,7 @@ def test_bytes_that_were_damaged_anywhere_never_crash(tmp_path: Path) -> None:
         begin, length = rng.integers(len(content)), rng.integers(1, 64)
         noise = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
         try:
-            probe(_written(tmp_path, content[:begin] + noise + content[begin + length :]), LIMITS)
+            probe(written(tmp_path, content[:begin] + noise + content[begin + length :]), LIMITS)
         except VideoError:
             refused += 1
     assert 0 < refused < 60

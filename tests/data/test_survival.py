@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import fsspec
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -287,3 +288,17 @@ def test_shards_that_are_gone_are_made_again(videos: Path, tmp_path: Path) -> No
     preprocess_here(videos, out, config, overwrite=True)
     assert files_of(out) == expected
     assert preprocess_here(videos, out, config) is None
+
+
+def test_a_folder_behind_a_url_gets_the_same(videos: Path, expected: Files, tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    out = tmp_path / "shards"
+    config = load_config(None, SETTINGS)
+    try:
+        preprocess_here(videos, "memory://bucket/shards", config)
+        fs.get("/bucket/shards/", str(out), recursive=True)
+        assert preprocess_here(videos, "memory://bucket/shards", config) is None
+    finally:
+        fs.rm("/", recursive=True)
+    found = files_of(out)
+    assert {**found, "report.html": found["report.html"].replace(b"memory://bucket/shards", b"OUT")} == expected

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from discovered import reasons, texts
+from discovered import ODD_NAMES, reasons, texts
 
 from data.sources.captions import CLEANED, NOT_JSON, TOO_LONG, UNREADABLE, clean
 from data.sources.discovery import Dropped, discover
@@ -143,9 +143,6 @@ def test_what_may_not_be_read_is_named(as_nobody: Path) -> None:
     os.seteuid(euid)
     videos, dropped = discover(folder / "list.jsonl", DataConfig())
     assert reasons(dropped) == {"locked/x.mp4": "cannot be read: Permission denied"}
-
-
-ODD_NAMES = ("with space.mp4", 'it\'s "quoted".mp4', "two\nlines.mp4", "rocket \U0001f680.mp4", "-dash.mp4", "a:b.mp4")
 
 
 @pytest.mark.parametrize("suffix", ["", ".jsonl", ".csv", ".parquet"])
