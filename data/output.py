@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.storage import is_url, open_url
+from data.storage import is_url, open_url, remote_errors
 from video_dit.errors import UserError
 
 _UNFINISHED = ".tmp"
@@ -55,9 +55,10 @@ def output_folder(location: str) -> OutputFolder:
     return RemoteOutput(location) if is_url(location) else LocalOutput(Path(location))
 
 
-def _unwritten(name: str, error: OSError) -> UserError:
+def _unwritten(name: str, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
     return UserError(
-        f"{name} cannot be written ({error.strerror or error}): make room or give the right to write there, and run "
+        f"{name} cannot be written ({reason}): make room or give the right to write there, and run "
         "the same command again, which goes on where it was, or name another --out"
     )
 
@@ -121,12 +122,14 @@ class RemoteOutput:
             return fs.cat_file(path)  # type: ignore[no-any-return]
         except FileNotFoundError:
             return None
+        except remote_errors() as error:
+            raise UserError(f"{self._url}/{name} cannot be read: {error}") from error
 
     def write(self, name: str, content: bytes, synced: bool = True) -> None:  # noqa: ARG002
         fs, path = self._open(name)
         try:
             fs.pipe_file(path, content)
-        except OSError as error:
+        except remote_errors() as error:
             raise _unwritten(f"{self._url}/{name}", error) from error
 
     def exists(self, name: str) -> bool:

@@ -1,12 +1,13 @@
 """Where a source's files are: in a folder of this machine, or behind a URL that fsspec reads (s3://, gs://)."""
 
+import importlib
 import os
 import posixpath
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -123,7 +124,10 @@ class RemoteStorage:
 
     @cached_property
     def _files(self) -> dict[str, Any]:
-        found = self._fs.find(self._path, detail=True)
+        try:
+            found = self._fs.find(self._path, detail=True)
+        except remote_errors() as error:
+            raise UserError(f"{self._prefix} cannot be listed: {error}") from error
         return {name.removeprefix(self._path).lstrip("/"): info for name, info in found.items()}
 
     def names(self) -> Iterator[tuple[str, str | None]]:
@@ -165,6 +169,22 @@ def open_url(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be read ({error}): {_LIBRARY_HINT}") from error
     return fs, path
+
+
+_LIBRARY_ERRORS = {
+    "botocore.exceptions": "BotoCoreError", "google.auth.exceptions": "GoogleAuthError", "aiohttp": "ClientError"
+}  # fmt: skip
+"""What the libraries behind fsspec raise that is no OSError: of servers, credentials and the network."""
+
+
+@cache
+def remote_errors() -> tuple[type[Exception], ...]:
+    """What can go wrong with files behind URLs, by the libraries that are installed."""
+    found: list[type[Exception]] = [OSError]
+    for module, name in _LIBRARY_ERRORS.items():
+        with suppress(ImportError):
+            found.append(getattr(importlib.import_module(module), name))
+    return tuple(found)
 
 
 def open_place(location: str) -> BinaryIO:
@@ -219,7 +239,7 @@ def _place_of_url(url: str, allowed: bool) -> Place:
     try:
         fs, path = open_url(url)
         info = fs.info(path)
-    except (OSError, UserError) as error:
+    except (*remote_errors(), UserError) as error:
         raise UnusableError(f"cannot be read: {error}") from error
     if info["type"] != "file":
         raise UnusableError(IS_FOLDER)
