@@ -21,9 +21,10 @@ SATURATION = 1.0
 """Units that a worker holds for each of its threads: no more, as what it holds is lost with it."""
 
 AHEAD = 4
-"""Units that are handed to the scheduler for each worker, and at least `MIN_AHEAD` of them."""
+"""Tasks that are handed to the scheduler for each worker."""
 
-MIN_AHEAD = 64
+MAX_UNITS = 16
+"""In a task, as a task takes some milliseconds itself. Towards the end there are fewer, so that all workers are busy."""
 
 START_SECONDS = 60
 """For the first worker of a cluster to be there."""
@@ -48,23 +49,30 @@ class DaskEngine:
             else:
                 yield index, result
         waiting.reverse()
-        indices: dict[str, int] = {}
+        indices: dict[str, list[int]] = {}
         running = as_completed(with_results=True, raise_errors=False)
         try:
             while waiting or not running.is_empty():
-                while waiting and running.count() < max(MIN_AHEAD, AHEAD * len(self._client.ncores())):
-                    unit = units[waiting[-1]]
+                ahead = AHEAD * len(self._client.ncores())
+                while waiting and running.count() < ahead:
+                    task = [waiting.pop() for _ in range(min(MAX_UNITS, -(-len(waiting) // ahead)))]
+                    first = units[task[0]]
                     future = self._client.submit(
-                        run_unit, unit, results, self._run, self._time_limit, key=f"{unit.stage}-{unit.key}"
-                    )
-                    indices[future.key] = waiting.pop()
+                        run_units, [units[index] for index in task], results, self._run, self._time_limit,
+                        key=f"{first.stage}-{first.key}",
+                    )  # fmt: skip
+                    indices[future.key] = task
                     running.add(future)
-                future, result = next(running)
+                future, found = next(running)
                 if future.status != "finished":
-                    raise result[1].with_traceback(result[2])
-                yield indices.pop(future.key), result
+                    raise found[1].with_traceback(found[2])
+                yield from zip(indices.pop(future.key), found, strict=True)
         finally:
             running.clear()
+
+
+def run_units(units: Sequence[Unit], results: OutputFolder, run: str, time_limit: float) -> list[bytes]:
+    return [run_unit(unit, results, run, time_limit) for unit in units]
 
 
 def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> bytes:
