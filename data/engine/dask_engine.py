@@ -24,7 +24,7 @@ AHEAD = 4
 """Tasks that are handed to the scheduler for each worker."""
 
 MAX_UNITS = 16
-"""In a task, as a task takes some milliseconds itself. Towards the end there are fewer, so that all workers are busy."""
+"""In a task, as a task itself takes milliseconds. Towards the end there are fewer, so that all workers are busy."""
 
 START_SECONDS = 60
 """For the first worker of a cluster to be there."""
