@@ -10,7 +10,7 @@ import av
 import torch
 from command_line import positive_float, positive_int, run_program
 from loading_speed import loading_table, measure_loading
-from model_inputs import DTYPES, HEAD_SIZE
+from model_inputs import DTYPES, HEAD_SIZE, say
 from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
 from preprocess_jobs import default_workers
@@ -131,7 +131,10 @@ def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None:
-    rows = list(measure_preprocess(args))
+    rows = []
+    for row in measure_preprocess(args):
+        rows.append(row)
+        say(preprocess_table([row]))
     print(preprocess_table(rows), end="\n\n")
     versions = {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info}
     settings = {key: value for key, value in vars(args).items() if key not in ("benchmark", "command")}

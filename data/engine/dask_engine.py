@@ -1,6 +1,7 @@
 """Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ SATURATION = 1.0
 """Units that a worker holds for each of its threads: no more, as what it holds is lost with it."""
 
 AHEAD = 4
-"""Units that are handed to the scheduler for each worker, and at least `MIN_AHEAD` of them."""
+"""Tasks that are handed to the scheduler for each worker."""
 
-MIN_AHEAD = 64
+MAX_UNITS, TASK_SECONDS = 16, 0.5
+"""Short units are handed over several at a time, as a task itself takes milliseconds: as many as take so long, and fewer
+towards the end, so that all workers are busy."""
 
 CONNECT_SECONDS, START_SECONDS = 10, 60
 """For the scheduler of a cluster to answer, and for its first worker to be there."""
@@ -49,22 +52,36 @@ class DaskEngine:
             else:
                 yield index, result
         waiting.reverse()
-        indices: dict[str, int] = {}
+        indices: dict[str, list[int]] = {}
         running = as_completed(with_results=True, raise_errors=False)
+        num_units = 1
         try:
             while waiting or not running.is_empty():
-                while waiting and running.count() < max(MIN_AHEAD, AHEAD * len(self._client.ncores())):
-                    unit = units[waiting[-1]]
-                    key = f"{unit.stage}-{unit.key}-{self._run}"  # another run may write the same elsewhere
-                    future = self._client.submit(run_unit, unit, results, self._run, self._time_limit, key=key)
-                    indices[future.key] = waiting.pop()
+                ahead = AHEAD * len(self._client.ncores())
+                while waiting and running.count() < ahead:
+                    task = [waiting.pop() for _ in range(min(num_units, -(-len(waiting) // ahead)))]
+                    first = units[task[0]]
+                    future = self._client.submit(
+                        run_units, [units[index] for index in task], results, self._run, self._time_limit,
+                        key=f"{first.stage}-{first.key}-{self._run}",  # another run may write the same elsewhere
+                    )  # fmt: skip
+                    indices[future.key] = task
                     running.add(future)
-                future, result = next(running)
+                future, answer = next(running)
                 if future.status != "finished":
-                    raise result[1].with_traceback(result[2])
-                yield indices.pop(future.key), result
+                    raise answer[1].with_traceback(answer[2])
+                found, seconds = answer
+                num_units = max(1, min(MAX_UNITS, int(TASK_SECONDS / seconds * len(found))))
+                yield from zip(indices.pop(future.key), found, strict=True)
         finally:
             running.clear()
+
+
+def run_units(units: Sequence[Unit], results: OutputFolder, run: str, time_limit: float) -> tuple[list[bytes], float]:
+    """In a worker: the results, and the seconds that they took."""
+    start = time.perf_counter()
+    found = [run_unit(unit, results, run, time_limit) for unit in units]
+    return found, time.perf_counter() - start
 
 
 def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> bytes:

@@ -1,6 +1,8 @@
 """What the benchmark computes from its measurements, and one tiny run of it."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,9 +16,13 @@ from model_inputs import near_square
 from model_memory import peak_memory, tokens_within
 from model_speed import WARM_UPS, compare, count_flops, in_turns, kernels_share
 from PIL import Image
+from plain_pyav import Threads, decode_all, decode_and_resize, frame_times
 from torch import nn
+from video_files import B_FRAMES, write_video
+from work_time import Taken, cpu_seconds, preprocess_table, speed_row
 
-from video_dit.config import ModelConfig
+from data.probe import probe
+from video_dit.config import DataConfig, ModelConfig
 from video_dit.models.context import Context
 from video_dit.models.joint_blocks import JointTransformerBlock
 from video_dit.ops.normalization import Conditioning
@@ -138,6 +144,44 @@ def test_loading_is_measured_against_the_model(tiny_shards: Path, tmp_path: Path
     assert result["ratio"] == pytest.approx(sorted(result["loaded_per_second"])[1] / result["consumed_per_second"])
     assert len(result["memory"]) == 3
     assert "MiB after each epoch: " in loading_table(result)
+
+
+def test_speeds_are_those_of_medians_and_ratios_those_of_the_first_to_the_others() -> None:
+    taken = {"ours": [Taken(2, 3), Taken(2, 3), Taken(9, 3)], "theirs": [Taken(1, 6), Taken(1, 6), Taken(1, 6)]}
+    row = speed_row("decode", "some work", {"videos": 3, "frames": 10}, taken)
+    assert row["per_second"] == {"ours": {"videos": 1.5, "frames": 5}, "theirs": {"videos": 3, "frames": 10}}
+    against = row["against"]["theirs"]
+    assert (against["wall"]["ratio"], against["cpu"]["ratio"]) == (0.5, 2)
+    assert "0.50" in preprocess_table([row])
+
+
+def test_processor_time_counts_processes_that_have_ended() -> None:
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert cpu_seconds() - before > 0.35  # the system counts in hundredths
+
+
+@pytest.mark.parametrize("threads", ["NONE", "AUTO"])
+def test_plain_decoding_resizes_all_frames_or_as_many_as_a_rate_says(tmp_path: Path, threads: Threads) -> None:
+    path = write_video(tmp_path / "video.mp4", ticks=range(0, 1200, 50), options=B_FRAMES)  # 24 frames in one second
+    info = probe(path, DataConfig().limits)
+    assert decode_and_resize(path, info, (16, 16), threads) == decode_all(path, info) == len(frame_times(path, info))
+    assert decode_and_resize(path, info, (16, 16), threads, fps=8) == 8
+    assert decode_and_resize(path, info, (16, 16), threads, skip_frame="NONREF") < 24
+
+
+@pytest.mark.slow
+def test_preprocessing_is_measured_in_all_its_parts(shapes_videos: Path, tmp_path: Path) -> None:
+    for path in sorted(shapes_videos.rglob("*.mp4"))[:3]:
+        (tmp_path / path.name).symlink_to(path)
+    sizes = ("--repeats", 1, "--height", 32, "--num-frames", 4, "--workers", 2)
+    result = run_script("benchmark.py", "preprocess", tmp_path, "--out", tmp_path / "out", *sizes)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out" / "preprocess.json").read_text())["rows"]
+    works = ["one process", "decode, resize", "all of it", "probe", "scan", "shard", "running", "to be started"]
+    assert [row["work"] for row in rows] == works
+    assert all(speed > 0 for row in rows for speeds in row["per_second"].values() for speed in speeds.values())
 
 
 @pytest.mark.slow
