@@ -26,8 +26,8 @@ AHEAD = 4
 """Tasks that are handed to the scheduler for each worker."""
 
 MAX_UNITS, TASK_SECONDS = 16, 0.5
-"""Short units are handed over several at a time, as a task itself takes milliseconds: as many as take so long, and fewer
-towards the end, so that all workers are busy."""
+"""Short units are handed over several at a time, as a task itself takes milliseconds: as many as take so long, and
+fewer towards the end, so that all workers are busy."""
 
 CONNECT_SECONDS, START_SECONDS = 10, 60
 """For the scheduler of a cluster to answer, and for its first worker to be there."""
