@@ -223,7 +223,7 @@ def test_a_cluster_makes_the_same_and_what_hangs_or_crashes_costs_its_clip_alone
 @pytest.mark.distributed
 def test_a_cluster_that_cannot_be_used_is_refused() -> None:
     with (
-        closing(LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None)) as threaded,
+        closing(LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0")) as threaded,
         pytest.raises(UserError, match=r"workers with several threads .* --nthreads 1"),
         cluster_engine(threaded.scheduler_address, 1.0),
     ):
