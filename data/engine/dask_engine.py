@@ -118,6 +118,7 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
         "distributed.scheduler.worker-saturation": SATURATION,
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_COUNTS, "1"),
+        "distributed.worker.profile.enabled": False,  # it samples the stack of the work, which nobody looks at
         "distributed.admin.log-format": "%(message)s",
     }
     with (
