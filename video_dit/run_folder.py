@@ -10,6 +10,9 @@
 - checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
+
+An exported model (scripts/export.py) is such a folder with model.safetensors and README.md in place of checkpoints and
+curves. It is read as a run, and no training goes on in it.
 """
 
 import json
@@ -65,6 +68,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def exported_weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
     def example_prompts(self) -> Path:
         return self.path / "example_prompts.txt"
 
@@ -77,8 +84,12 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
-    def _data(self) -> Path:
+    def data_file(self) -> Path:
         return self.path / "data.json"
+
+    @property
+    def versions_file(self) -> Path:
+        return self.path / "versions.json"
 
     def open(self, config: Config, data: TrainingData, example_prompts: list[str]) -> list[str]:
         """Makes the folder, or reopens it, and records the config. Until the first checkpoint, everything may change.
@@ -92,8 +103,13 @@ class RunFolder:
             the changes of the config against the run so far, in words.
 
         Raises:
-            ConfigError: the run was started with another model, data, seed or optimizer.
+            ConfigError: the run was started with another model, data, seed or optimizer, or this is an exported model.
         """
+        if self.exported_weights.exists():
+            raise ConfigError(
+                f"{self.path} is an exported model: give another folder, and start from the model with "
+                f"training.initial_weights={self.exported_weights}"
+            )
         changes = []
         if self.latest_checkpoint():
             changes = self._changes(config, data)
@@ -102,8 +118,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         write_atomically(self.config_file, dump(config))
-        write_atomically(self._data, json.dumps(data._asdict(), indent=2) + "\n")
-        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_atomically(self.data_file, json.dumps(data._asdict(), indent=2) + "\n")
+        write_atomically(self.versions_file, json.dumps(versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
@@ -152,9 +168,9 @@ class RunFolder:
         Raises:
             ConfigError: this is not a run folder, or one of an earlier version.
         """
-        if not self._data.exists():
+        if not self.data_file.exists():
             raise ConfigError(f"{self.path} is not a run folder of this version (it has no data.json): train it again")
-        values = json.loads(self._data.read_text(encoding="utf-8"))
+        values = json.loads(self.data_file.read_text(encoding="utf-8"))
         return TrainingData(**{**values, "grid": Grid(*values["grid"])})
 
     def checkpoint(self, step: int) -> Path:
@@ -168,21 +184,49 @@ class RunFolder:
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
         """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
-        complete = [path for path in self.checkpoints.glob("step-*") if path.suffix != ".unfinished"]
-        complete.sort(key=lambda path: int(path.name.partition("-")[2]))
+        complete = self._complete_checkpoints()
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             shutil.rmtree(old)
 
+    def _complete_checkpoints(self) -> list[Path]:
+        """In the order of their steps."""
+        complete = [path for path in self.checkpoints.glob("step-*") if path.suffix != ".unfinished"]
+        return sorted(complete, key=step_of)
+
+    def chosen_checkpoint(self, step: int | None = None) -> Path:
+        """The complete checkpoint of a step; None: the newest.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        newest = self.latest_checkpoint()
+        if newest is None:
+            raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
+        if step is None:
+            return newest
+        complete = self._complete_checkpoints()
+        if self.checkpoint(step) not in complete:
+            raise ConfigError(
+                f"{self.path} has no checkpoint of step {step}: name one of "
+                f"{', '.join(str(step_of(path)) for path in complete)}, "
+                "or let training.keep_checkpoints keep more next time"
+            )
+        return self.checkpoint(step)
+
     def averaged_weights(self) -> Path:
-        """The newest averaged weights.
+        """The newest averaged weights; of an exported model, its weights.
 
         Raises:
             ConfigError: the run has no checkpoint yet.
         """
-        checkpoint = self.latest_checkpoint()
-        if checkpoint is None:
-            raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
-        return checkpoint / "ema.safetensors"
+        if self.exported_weights.exists():
+            return self.exported_weights
+        return self.chosen_checkpoint() / "ema.safetensors"
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps were done when it was written."""
+    return int(checkpoint.name.partition("-")[2])
 
 
 def versions() -> dict[str, Any]:

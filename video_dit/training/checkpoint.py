@@ -4,12 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from video_dit.errors import UserError
-from video_dit.models.weights import differing_weights
+from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -37,19 +36,9 @@ def load_initial_weights(model: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is no safetensors file, or holds the weights of another model.
     """
-    if not file.is_file():
-        raise UserError(
-            f"{file} (training.initial_weights) does not exist: name a safetensors file, or leave the key out"
-        )
-    try:
-        weights = load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file} (training.initial_weights) is not a safetensors file: {error}") from error
-    if misfits := differing_weights(model.state_dict(), weights):
-        raise UserError(
-            f"{file} (training.initial_weights) is of another model: {len(misfits)} weights differ in name or shape, "
-            f"such as {min(misfits)}: use the [model], [autoencoder] and [text_encoder] that it was made with"
-        )
+    named_by = "training.initial_weights"
+    weights = read_weights(file, named_by)
+    check_weights(weights, model.state_dict(), f"{file} ({named_by})")
     model.load_state_dict(weights)
 
 
