@@ -7,7 +7,9 @@
 - validation.jsonl: one line per validation
 - tensorboard/: the same, to look at
 - checkpoints/latest: the name of the newest complete checkpoint
-- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
+- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and the averaged weights: ema.safetensors, and
+  power-0.1.safetensors for each of training.ema_widths
+- snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
 
@@ -29,7 +31,13 @@ from video_dit.shapes import Grid
 
 _VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops", "av", "diffusers", "transformers")
 _MAY_CHANGE = ("training", "sampling", "deepspeed")
-_MUST_STAY = ("training.optimizer", "training.batch_size", "training.betas", "training.weight_decay")
+_MUST_STAY = (
+    "training.optimizer",
+    "training.batch_size",
+    "training.betas",
+    "training.weight_decay",
+    "training.ema_widths",
+)
 
 
 class TrainingData(NamedTuple):
@@ -184,14 +192,22 @@ class RunFolder:
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
         """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
-        complete = self._complete_checkpoints()
+        complete = _complete(self.checkpoints)
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             shutil.rmtree(old)
 
-    def _complete_checkpoints(self) -> list[Path]:
-        """In the order of their steps."""
-        complete = [path for path in self.checkpoints.glob("step-*") if path.suffix != ".unfinished"]
-        return sorted(complete, key=step_of)
+    def snapshot(self, step: int) -> Path:
+        return self.path / "snapshots" / f"step-{step:06d}"
+
+    def snapshots(self) -> list[Path]:
+        """All complete ones, in the order of their steps."""
+        return _complete(self.path / "snapshots")
+
+    def forget_snapshots_after(self, step: int) -> None:
+        """A run that was killed had gone on past its last checkpoint; those steps will be taken again."""
+        for snapshot in (self.path / "snapshots").glob("step-*"):
+            if snapshot.suffix == ".unfinished" or step_of(snapshot) > step:
+                shutil.rmtree(snapshot)
 
     def chosen_checkpoint(self, step: int | None = None) -> Path:
         """The complete checkpoint of a step; None: the newest.
@@ -204,7 +220,7 @@ class RunFolder:
             raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
         if step is None:
             return newest
-        complete = self._complete_checkpoints()
+        complete = _complete(self.checkpoints)
         if self.checkpoint(step) not in complete:
             raise ConfigError(
                 f"{self.path} has no checkpoint of step {step}: name one of "
@@ -224,9 +240,13 @@ class RunFolder:
         return self.chosen_checkpoint() / "ema.safetensors"
 
 
-def step_of(checkpoint: Path) -> int:
-    """How many steps were done when it was written."""
-    return int(checkpoint.name.partition("-")[2])
+def _complete(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if path.suffix != ".unfinished"), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """How many steps were done when a checkpoint or snapshot was written."""
+    return int(folder.name.partition("-")[2])
 
 
 def versions() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -19,15 +20,37 @@ def save_checkpoint(run: RunFolder, engine: Engine, averages: AveragedWeights, s
     final = run.checkpoint(step)
     unfinished = final.with_name(final.name + ".unfinished")
     engine.save(run.checkpoints, unfinished.name)
-    weights = engine.gather(averages.shards)
+    _save_averages(engine, averages, averages.by_name, unfinished, step)
     if engine.rank == 0:
-        save_file(weights, unfinished / "ema.safetensors", metadata={"step": str(step)})
         (unfinished / "checkpoint.json").write_text(json.dumps({"step": step, **engine.identity}) + "\n")
-        if final.exists():
-            shutil.rmtree(final)
-        unfinished.rename(final)
+        _put_in_place(unfinished, final)
         run.publish_checkpoint(final, keep)
     engine.wait_for_ranks()
+
+
+def save_snapshot(run: RunFolder, engine: Engine, averages: AveragedWeights, step: int) -> None:
+    """Writes the power-function averages after `step` steps, to stay; every rank calls it."""
+    final = run.snapshot(step)
+    unfinished = final.with_name(final.name + ".unfinished")
+    if engine.rank == 0:
+        unfinished.mkdir(parents=True, exist_ok=True)
+    _save_averages(engine, averages, averages.power_names, unfinished, step)
+    if engine.rank == 0:
+        _put_in_place(unfinished, final)
+    engine.wait_for_ranks()
+
+
+def _save_averages(engine: Engine, averages: AveragedWeights, names: Iterable[str], folder: Path, step: int) -> None:
+    for name in names:
+        weights = engine.gather(averages.by_name[name])
+        if engine.rank == 0:
+            save_file(weights, folder / f"{name}.safetensors", metadata={"step": str(step), "weights": name})
+
+
+def _put_in_place(unfinished: Path, final: Path) -> None:
+    if final.exists():
+        shutil.rmtree(final)
+    unfinished.rename(final)
 
 
 def load_initial_weights(model: nn.Module, file: Path) -> None:
@@ -62,5 +85,6 @@ def resume(run: RunFolder, engine: Engine, averages: AveragedWeights) -> int:
                 f"resume with {key} = {state[key]}"
             )
     engine.load(run.checkpoints, checkpoint.name)
-    averages.shards = engine.scatter(load_file(checkpoint / "ema.safetensors"))
+    for name in averages.by_name:
+        averages.by_name[name] = engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
     return int(state["step"])
