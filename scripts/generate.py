@@ -43,7 +43,7 @@ def main() -> None:
         pipeline = VideoPipeline.from_run(
             args.run or earlier.run,
             ranks.device,
-            weights=earlier and earlier.weights,
+            weights=earlier.weights if earlier else args.weights and args.weights.resolve(),
             precision=earlier.precision if earlier else args.precision,
             compile=args.compile,
             offload=args.offload,
@@ -69,7 +69,10 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prompts", nargs="*", help="what to show")
-    parser.add_argument("--run", type=Path, help="run folder, made by scripts/train.py")
+    parser.add_argument(
+        "--run", type=Path, help="run folder, made by scripts/train.py, or model, made by scripts/export.py"
+    )
+    parser.add_argument("--weights", type=Path, help="file of weights; the newest averaged ones if not given")
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips; see --overwrite")
     parser.add_argument("--prompts-file", type=Path, help="more prompts, after those given here; see below")
     parser.add_argument("--again", type=Path, metavar="JSON", help="make a clip again, from the JSON file beside it")
@@ -123,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def earlier_clip(args: argparse.Namespace) -> Record:
     """The record of the clip that is to be made again, which nothing else may change."""
-    if args.prompts or args.prompts_file or asked(args) or args.precision or args.tile_size:
+    if args.prompts or args.prompts_file or asked(args) or args.precision or args.tile_size or args.weights:
         raise UserError("--again makes a clip as it was: leave out prompts, and options of the clip and of sampling")
     return Record.read(args.again)
 
@@ -185,11 +188,11 @@ def write(files: ClipFiles, clip: NDArray[np.uint8], request: ClipRequest, args:
 def record(pipeline: VideoPipeline, request: ClipRequest, hashes: dict[str, str], args: argparse.Namespace) -> Record:
     """All that the clip was made of, with paths that hold elsewhere too."""
     paths = {key: path.resolve() for key in PATHS if (path := getattr(request, key))}
-    run = pipeline.run.resolve()
+    run, weights = pipeline.run.resolve(), pipeline.weights_file.resolve()
     return Record(
         request.model_copy(update=paths),
         run,
-        str(pipeline.weights_file.relative_to(pipeline.run)),
+        str(weights.relative_to(run) if weights.is_relative_to(run) else weights),
         pipeline.precision,
         args.tile_size,
         {**hashes, **{key: sha256(path) for key, path in paths.items()}},

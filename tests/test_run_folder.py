@@ -28,6 +28,8 @@ def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_pat
         run.open(load_config(None, ["seed=1"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match=r"was started with training.optimizer = 'adamw'"):
         run.open(load_config(None, ["training.optimizer=muon"]), DATA, ["a prompt"])
+    with pytest.raises(ConfigError, match=r"was started with training.ema_widths = \(\), and this is \(0.1,\)"):
+        run.open(load_config(None, ["training.ema_widths=[0.1]"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match="was started with shards of other videos"):
         run.open(Config(), DATA._replace(inputs="other videos"), ["a prompt"])
     with pytest.raises(ConfigError, match=r"shards of the autoencoder first, and these are of second: give --data"):
@@ -48,6 +50,17 @@ def test_checkpoints_are_named_when_complete_and_old_ones_go(tmp_path: Path) -> 
         run.publish_checkpoint(run.checkpoint(step), keep=2)
         assert run.latest_checkpoint() == run.checkpoint(step)
     assert sorted(path.name for path in run.checkpoints.glob("step-*")) == ["step-1000005", "step-999999"]
+
+
+def test_snapshots_of_steps_that_will_be_taken_again_go(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.forget_snapshots_after(0)
+    for step in (999_990, 1_000_005, 999_999):
+        run.snapshot(step).mkdir(parents=True)
+    run.snapshot(999_980).with_suffix(".unfinished").mkdir()
+    assert run.snapshots() == [run.snapshot(step) for step in (999_990, 999_999, 1_000_005)]
+    run.forget_snapshots_after(999_999)
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == ["step-999990", "step-999999"]
 
 
 def test_what_is_no_run_says_so(tmp_path: Path) -> None:

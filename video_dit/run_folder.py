@@ -7,9 +7,14 @@
 - validation.jsonl: one line per validation
 - tensorboard/: the same, to look at
 - checkpoints/latest: the name of the newest complete checkpoint
-- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and ema.safetensors: the averaged weights
+- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and the averaged weights: ema.safetensors, and
+  power-0.1.safetensors for each of training.ema_widths
+- snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
+
+An exported model (scripts/export.py) is such a folder with model.safetensors and README.md in place of checkpoints and
+curves. It is read as a run, and no training goes on in it.
 """
 
 import json
@@ -26,7 +31,13 @@ from video_dit.shapes import Grid
 
 _VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops", "av", "diffusers", "transformers")
 _MAY_CHANGE = ("training", "sampling", "deepspeed")
-_MUST_STAY = ("training.optimizer", "training.batch_size", "training.betas", "training.weight_decay")
+_MUST_STAY = (
+    "training.optimizer",
+    "training.batch_size",
+    "training.betas",
+    "training.weight_decay",
+    "training.ema_widths",
+)
 
 
 class TrainingData(NamedTuple):
@@ -65,6 +76,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def exported_weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
     def example_prompts(self) -> Path:
         return self.path / "example_prompts.txt"
 
@@ -77,8 +92,12 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
-    def _data(self) -> Path:
+    def data_file(self) -> Path:
         return self.path / "data.json"
+
+    @property
+    def versions_file(self) -> Path:
+        return self.path / "versions.json"
 
     def open(self, config: Config, data: TrainingData, example_prompts: list[str]) -> list[str]:
         """Makes the folder, or reopens it, and records the config. Until the first checkpoint, everything may change.
@@ -92,8 +111,13 @@ class RunFolder:
             the changes of the config against the run so far, in words.
 
         Raises:
-            ConfigError: the run was started with another model, data, seed or optimizer.
+            ConfigError: the run was started with another model, data, seed or optimizer, or this is an exported model.
         """
+        if self.exported_weights.exists():
+            raise ConfigError(
+                f"{self.path} is an exported model: give another folder, and start from the model with "
+                f"training.initial_weights={self.exported_weights}"
+            )
         changes = []
         if self.latest_checkpoint():
             changes = self._changes(config, data)
@@ -102,8 +126,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         write_atomically(self.config_file, dump(config))
-        write_atomically(self._data, json.dumps(data._asdict(), indent=2) + "\n")
-        write_atomically(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_atomically(self.data_file, json.dumps(data._asdict(), indent=2) + "\n")
+        write_atomically(self.versions_file, json.dumps(versions(), indent=2) + "\n")
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
@@ -152,9 +176,9 @@ class RunFolder:
         Raises:
             ConfigError: this is not a run folder, or one of an earlier version.
         """
-        if not self._data.exists():
+        if not self.data_file.exists():
             raise ConfigError(f"{self.path} is not a run folder of this version (it has no data.json): train it again")
-        values = json.loads(self._data.read_text(encoding="utf-8"))
+        values = json.loads(self.data_file.read_text(encoding="utf-8"))
         return TrainingData(**{**values, "grid": Grid(*values["grid"])})
 
     def checkpoint(self, step: int) -> Path:
@@ -168,21 +192,61 @@ class RunFolder:
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
         """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
-        complete = [path for path in self.checkpoints.glob("step-*") if path.suffix != ".unfinished"]
-        complete.sort(key=lambda path: int(path.name.partition("-")[2]))
+        complete = _complete(self.checkpoints)
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             shutil.rmtree(old)
 
+    def snapshot(self, step: int) -> Path:
+        return self.path / "snapshots" / f"step-{step:06d}"
+
+    def snapshots(self) -> list[Path]:
+        """All complete ones, in the order of their steps."""
+        return _complete(self.path / "snapshots")
+
+    def forget_snapshots_after(self, step: int) -> None:
+        """A run that was killed had gone on past its last checkpoint; those steps will be taken again."""
+        for snapshot in (self.path / "snapshots").glob("step-*"):
+            if snapshot.suffix == ".unfinished" or step_of(snapshot) > step:
+                shutil.rmtree(snapshot)
+
+    def chosen_checkpoint(self, step: int | None = None) -> Path:
+        """The complete checkpoint of a step; None: the newest.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        newest = self.latest_checkpoint()
+        if newest is None:
+            raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
+        if step is None:
+            return newest
+        complete = _complete(self.checkpoints)
+        if self.checkpoint(step) not in complete:
+            raise ConfigError(
+                f"{self.path} has no checkpoint of step {step}: name one of "
+                f"{', '.join(str(step_of(path)) for path in complete)}, "
+                "or let training.keep_checkpoints keep more next time"
+            )
+        return self.checkpoint(step)
+
     def averaged_weights(self) -> Path:
-        """The newest averaged weights.
+        """The newest averaged weights; of an exported model, its weights.
 
         Raises:
             ConfigError: the run has no checkpoint yet.
         """
-        checkpoint = self.latest_checkpoint()
-        if checkpoint is None:
-            raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
-        return checkpoint / "ema.safetensors"
+        if self.exported_weights.exists():
+            return self.exported_weights
+        return self.chosen_checkpoint() / "ema.safetensors"
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if path.suffix != ".unfinished"), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """How many steps were done when a checkpoint or snapshot was written."""
+    return int(folder.name.partition("-")[2])
 
 
 def versions() -> dict[str, Any]:

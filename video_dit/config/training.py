@@ -7,6 +7,8 @@ from pydantic import Field
 
 from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Precision, Table
 
+EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
+
 
 class TrainingConfig(Table):
     """The loop, the optimizer and what is kept."""
@@ -38,6 +40,14 @@ class TrainingConfig(Table):
     )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99, description="of the averaged weights; early on (1 + step) / (10 + step) when that is less"
+    )
+    ema_widths: tuple[EmaWidth, ...] = Field(
+        (),
+        description="of power-function averages, kept beside that of ema_decay: the deviation of the steps that an "
+        "average weighs, as a share of all steps so far; [0.05, 0.1] lets scripts/average.py make any between",
+    )
+    snapshot_every: Count = Field(
+        500, description="steps between snapshots of the ema_widths, which all stay; the last step always has them"
     )
     log_every: Count = Field(10, description="steps between progress lines")
     checkpoint_every: Count = Field(500, description="steps between checkpoints; the last step always has one")

@@ -101,7 +101,7 @@ class Record(NamedTuple):
 
     request: with every setting that it was made with.
     run: the run folder.
-    weights: the file of weights, relative to it.
+    weights: the file of weights, relative to it if it lies there.
     precision: of the model's computation.
     tile_size: of the autoencoder, where another than the config's was asked for.
     sha256: of the weights, the run's config and the files that the request names, by what they are.

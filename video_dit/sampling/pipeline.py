@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from video_dit.config import Config, Precision, with_changes
@@ -21,6 +20,7 @@ from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
+from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
@@ -67,9 +67,13 @@ class VideoPipeline:
         compile: hands each block of the model to torch.compile: slow at first, then faster.
         offload: the blocks' weights wait in CPU memory, and each block is on the device only while it runs.
         tile_size: latent cells (time, height, width) that the autoencoder decodes at a time; None: as in the config.
+        weights_file: where the weights are from.
 
     Attributes:
-        run, weights_file: the folder and the file that `from_run` has read.
+        run: the folder that `from_run` has read.
+
+    Raises:
+        UserError: the weights are of another model.
     """
 
     def __init__(
@@ -83,12 +87,13 @@ class VideoPipeline:
         compile: bool = False,
         offload: bool = False,
         tile_size: tuple[int, int, int] | None = None,
+        weights_file: Path | None = None,
     ) -> None:
         if tile_size is not None:
             overlap = tuple(min(o, t // 2) for o, t in zip(config.autoencoder.tile_overlap, tile_size, strict=True))
             config = with_changes(config, "autoencoder", {"tile_size": tile_size, "tile_overlap": overlap})
         self.run: Path | None = None
-        self.weights_file: Path | None = None
+        self.weights_file = weights_file
         self.config = config
         self.device = device
         self.precision = precision or config.training.precision
@@ -98,6 +103,7 @@ class VideoPipeline:
         self._makes_room = bool(config.text_encoder.models) and not offload  # for a text encoder that has weights
         encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
         self.model = build_model(config, encoded._replace(grid=trained_grid))
+        check_weights(weights, self.model.state_dict(), str(weights_file or "weights"))
         self.model.load_state_dict(weights)
         self.model.eval().requires_grad_(False)
         blocks = [*self.model.backbone.blocks, *getattr(self.model.backbone, "temporal_blocks", ())]
@@ -120,17 +126,18 @@ class VideoPipeline:
         weights: str | Path | None = None,
         **options: Any,
     ) -> "VideoPipeline":
-        """Loads the averaged weights of a run folder.
+        """Loads the averaged weights of a run folder, or an exported model.
 
         Args:
             run: the folder.
             device: where to compute; None takes a GPU when there is one.
-            weights: a safetensors file, relative to the folder; None: the newest.
+            weights: a safetensors file, relative to the folder; None: the newest averaged weights.
             options: see `VideoPipeline`.
 
         Raises:
             ConfigError: this is not a run folder, or it has no checkpoint yet.
-            UserError: an encoder that the config names is not the one that the data was made with.
+            UserError: an encoder that the config names is not the one that the data was made with, or the weights are
+                of another model.
         """
         folder = RunFolder(Path(run))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -139,10 +146,10 @@ class VideoPipeline:
         file = folder.path / weights if weights is not None else folder.averaged_weights()
         if not file.exists():
             raise UserError(f"{file}: there are no such weights; the run may have gone on and removed this checkpoint")
-        pipeline = cls(config, load_file(file), data.grid, device, **options)
+        pipeline = cls(config, read_weights(file, "weights"), data.grid, device, weights_file=file, **options)
         for told in check_encoders(config, data.fingerprints, str(folder.path)):  # now that all have been fetched
             warnings.warn(told, SamplingWarning, stacklevel=2)
-        pipeline.run, pipeline.weights_file = folder.path, file
+        pipeline.run = folder.path
         return pipeline
 
     @torch.inference_mode()

@@ -2,14 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from video_dit.errors import UserError
-from video_dit.models.weights import differing_weights
+from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -20,15 +20,37 @@ def save_checkpoint(run: RunFolder, engine: Engine, averages: AveragedWeights, s
     final = run.checkpoint(step)
     unfinished = final.with_name(final.name + ".unfinished")
     engine.save(run.checkpoints, unfinished.name)
-    weights = engine.gather(averages.shards)
+    _save_averages(engine, averages, averages.by_name, unfinished, step)
     if engine.rank == 0:
-        save_file(weights, unfinished / "ema.safetensors", metadata={"step": str(step)})
         (unfinished / "checkpoint.json").write_text(json.dumps({"step": step, **engine.identity}) + "\n")
-        if final.exists():
-            shutil.rmtree(final)
-        unfinished.rename(final)
+        _put_in_place(unfinished, final)
         run.publish_checkpoint(final, keep)
     engine.wait_for_ranks()
+
+
+def save_snapshot(run: RunFolder, engine: Engine, averages: AveragedWeights, step: int) -> None:
+    """Writes the power-function averages after `step` steps, to stay; every rank calls it."""
+    final = run.snapshot(step)
+    unfinished = final.with_name(final.name + ".unfinished")
+    if engine.rank == 0:
+        unfinished.mkdir(parents=True, exist_ok=True)
+    _save_averages(engine, averages, averages.power_names, unfinished, step)
+    if engine.rank == 0:
+        _put_in_place(unfinished, final)
+    engine.wait_for_ranks()
+
+
+def _save_averages(engine: Engine, averages: AveragedWeights, names: Iterable[str], folder: Path, step: int) -> None:
+    for name in names:
+        weights = engine.gather(averages.by_name[name])
+        if engine.rank == 0:
+            save_file(weights, folder / f"{name}.safetensors", metadata={"step": str(step), "weights": name})
+
+
+def _put_in_place(unfinished: Path, final: Path) -> None:
+    if final.exists():
+        shutil.rmtree(final)
+    unfinished.rename(final)
 
 
 def load_initial_weights(model: nn.Module, file: Path) -> None:
@@ -37,19 +59,9 @@ def load_initial_weights(model: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is no safetensors file, or holds the weights of another model.
     """
-    if not file.is_file():
-        raise UserError(
-            f"{file} (training.initial_weights) does not exist: name a safetensors file, or leave the key out"
-        )
-    try:
-        weights = load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file} (training.initial_weights) is not a safetensors file: {error}") from error
-    if misfits := differing_weights(model.state_dict(), weights):
-        raise UserError(
-            f"{file} (training.initial_weights) is of another model: {len(misfits)} weights differ in name or shape, "
-            f"such as {min(misfits)}: use the [model], [autoencoder] and [text_encoder] that it was made with"
-        )
+    named_by = "training.initial_weights"
+    weights = read_weights(file, named_by)
+    check_weights(weights, model.state_dict(), f"{file} ({named_by})")
     model.load_state_dict(weights)
 
 
@@ -73,5 +85,6 @@ def resume(run: RunFolder, engine: Engine, averages: AveragedWeights) -> int:
                 f"resume with {key} = {state[key]}"
             )
     engine.load(run.checkpoints, checkpoint.name)
-    averages.shards = engine.scatter(load_file(checkpoint / "ema.safetensors"))
+    for name in averages.by_name:
+        averages.by_name[name] = engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
     return int(state["step"])

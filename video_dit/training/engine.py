@@ -1,10 +1,12 @@
 """DeepSpeed, and nothing else of the project knows it: starting ranks, ZeRO, checkpoints, weights that are sharded."""
 
+import io
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(deepspeed|to
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import deepspeed.runtime.compiler  # noqa: E402
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
 
 @contextmanager
@@ -223,6 +226,30 @@ class Engine:
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
+
+
+def checkpoint_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The fp32 weights that the optimizer went on with, of a checkpoint of any ZeRO stage and number of ranks.
+
+    No ranks are needed. DeepSpeed's files are unpickled, which runs what they say: for runs of one's own.
+
+    Raises:
+        UserError: the run kept no weights in fp32.
+    """
+    zero_stage = json.loads((checkpoint / "checkpoint.json").read_text())["zero_stage"]
+    if zero_stage == 0:
+        file = checkpoint / "mp_rank_00_model_states.pt"
+        weights = torch.load(file, map_location="cpu", weights_only=False)["module"]
+    else:
+        with redirect_stdout(io.StringIO()):  # it tells what it reads
+            weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32:
+            raise UserError(
+                f"{checkpoint}: the raw weights are {tensor.dtype}, such as {name}, and must be torch.float32: "
+                "export the averaged ones, or train with training.zero_stage from 1 on"
+            )
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
 
 
 logging.getLogger("DeepSpeed").setLevel(os.environ["DS_LOG_LEVEL"].upper())

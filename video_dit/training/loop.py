@@ -11,11 +11,11 @@ from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.run_folder import RunFolder
 from video_dit.shapes import Grid, token_grid
 from video_dit.training.averages import AveragedWeights
-from video_dit.training.checkpoint import resume, save_checkpoint
+from video_dit.training.checkpoint import resume, save_checkpoint, save_snapshot
 from video_dit.training.engine import Engine, micro_batch_size
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
-from video_dit.training.schedule import ema_decay, learning_rate_factor
+from video_dit.training.schedule import learning_rate_factor
 from video_dit.training.validation import validation_loss
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
@@ -50,7 +50,7 @@ def train(
     training = config.training
     num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
-    averages = AveragedWeights(engine.shards())
+    averages = AveragedWeights(engine.shards(), training)
     first_step = resume(run, engine, averages)
     micro_batch = micro_batch_size(config, engine.num_ranks)
     batches = load_batches(engine.rank, engine.num_ranks, micro_batch, first_step)
@@ -59,6 +59,7 @@ def train(
     if engine.rank == 0:
         print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
         print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
+        run.forget_snapshots_after(first_step)
         progress = Progress(run, first_step, training.steps)
 
     stopwatch = Stopwatch()
@@ -70,7 +71,7 @@ def train(
         engine.scale_learning_rates(factor)
         loss, by_bin, step_tokens = _optimizer_step(engine, loss_function, batches, stopwatch)
         num_tokens += step_tokens * engine.num_ranks
-        averages.update(engine.shards(), ema_decay(step, training))
+        averages.update(engine.shards(), step)
         losses.append(loss)
         by_bins.append(by_bin)
 
@@ -90,6 +91,9 @@ def train(
             by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
             if progress is not None:
                 progress.log_validation(done, by_t)
+            stopwatch.lap()
+        if training.ema_widths and (done % training.snapshot_every == 0 or done == training.steps):
+            save_snapshot(run, engine, averages, done)
             stopwatch.lap()
         if checkpoint_due:
             save_checkpoint(run, engine, averages, done, training.keep_checkpoints)

@@ -1,0 +1,115 @@
+"""A run as one folder to share: weights, config and a model card, which sampling reads as it reads a run."""
+
+import shutil
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from video_dit.config import Config, Precision
+from video_dit.errors import UserError
+from video_dit.models.weights import check_weights, read_weights
+from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
+from video_dit.training.engine import checkpoint_weights
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class _Source(NamedTuple):
+    """Weights, what they are, and the step that they are of, where that is known."""
+
+    weights: dict[str, Tensor]
+    kind: str
+    step: str | None
+
+
+def export_run(
+    run: RunFolder,
+    out: Path,
+    weights: Literal["averaged", "raw"] | Path = "averaged",
+    step: int | None = None,
+    precision: Precision = "fp32",
+) -> None:
+    """Writes a model's folder, which is complete before it has its name.
+
+    Args:
+        run: a run folder.
+        out: a folder that does not exist.
+        weights: the exponential average, what the optimizer works on, or a file of them.
+        step: of the checkpoint; None: the newest. A file has its own.
+        precision: of the weights.
+
+    Raises:
+        UserError: `out` exists, there is no such checkpoint, or the file does not hold weights of this model.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists: give another --out")
+    if isinstance(weights, Path) and step is not None:
+        raise UserError(f"--step {step} chooses a checkpoint, and --weights names a file: leave one of them out")
+    config, data = run.load_config(), run.load_data()
+    source = _from_file(run, weights) if isinstance(weights, Path) else _from_checkpoint(run, weights, step)
+    tensors = {name: tensor.to(_DTYPES[precision]) for name, tensor in source.weights.items()}
+
+    unfinished = RunFolder(out.with_name(out.name + ".unfinished"))
+    unfinished.path.mkdir(parents=True, exist_ok=True)
+    for file in (run.config_file, run.data_file, run.versions_file, run.example_prompts):
+        shutil.copy(file, unfinished.path)
+    metadata = {"format": "pt", "weights": source.kind, **({"step": source.step} if source.step else {})}
+    save_file(tensors, unfinished.exported_weights, metadata=metadata)
+    num_parameters = sum(tensor.numel() for tensor in tensors.values())
+    card = _model_card(config, data, source, precision, num_parameters)
+    (unfinished.path / "README.md").write_text(card, encoding="utf-8")
+    unfinished.path.rename(out)
+
+
+def _from_checkpoint(run: RunFolder, kind: Literal["averaged", "raw"], step: int | None) -> _Source:
+    checkpoint = run.chosen_checkpoint(step)
+    number = str(step_of(checkpoint))
+    if kind == "raw":
+        return _Source(checkpoint_weights(checkpoint), "raw", number)
+    return _Source(load_file(checkpoint / "ema.safetensors"), "exponential average", number)
+
+
+def _from_file(run: RunFolder, file: Path) -> _Source:
+    weights = read_weights(file, "--weights")
+    check_weights(weights, load_file(run.averaged_weights()), str(file))
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+    return _Source(weights, metadata.get("weights", f"those of {file.name}"), metadata.get("step"))
+
+
+def _model_card(config: Config, data: TrainingData, source: _Source, precision: str, num_parameters: int) -> str:
+    """Markdown, with the metadata that model hubs read."""
+    clip, model = config.data, config.model
+    steps = f"after {source.step} steps of {config.training.batch_size} clips" if source.step else "of unknown age"
+    encoders = "\n".join(
+        f"| {name} | {table.name}, fingerprint {data.fingerprints.get(name) or 'unknown'} |"
+        for name, table in (("autoencoder", config.autoencoder), ("text_encoder", config.text_encoder))
+    )
+    software = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"""---
+pipeline_tag: text-to-video
+library_name: video-dit
+---
+
+# A video diffusion transformer
+
+| | |
+|---|---|
+| model | {model.name}, {num_parameters / 1e6:.1f} M parameters, width {model.hidden_size}, depth {model.depth} |
+| weights | {source.kind}, {steps}; {precision} |
+| clips | {clip.num_frames} frames of {clip.width} x {clip.height} pixels, {clip.fps:g} frames per second |
+| objective | {config.diffusion.process}, predicts {config.diffusion.prediction} |
+{encoders}
+| exported with | {software} |
+
+`config.toml` has every setting, and `example_prompts.txt` captions of the training data. What the data and the encoders
+allow is for whoever trained the model to say; this card says nothing about it.
+
+    python scripts/generate.py --run THIS_FOLDER --out CLIPS "a prompt"
+
+To train on: `training.initial_weights=THIS_FOLDER/model.safetensors`, for a new run.
+"""
