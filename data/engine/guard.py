@@ -65,8 +65,10 @@ class WatchingGuard(Guard):
     """
 
     def __init__(self, folder: OutputFolder, name: str, run: str, time_limit: float) -> None:
-        self._folder, self._path, self._time_limit = folder, f"attempts/{name.rpartition('/')[2]}", time_limit
-        written = folder.read(self._path)
+        path = f"attempts/{name.rpartition('/')[2]}"
+        self._time_limit = time_limit
+        written = folder.read(path)
+        self._note = folder.note(path)
         self._attempts = _Attempts(**json.loads(written)) if written else _Attempts(run)
         if self._attempts.run != run:
             self._attempts = _Attempts(run)
@@ -100,7 +102,7 @@ class WatchingGuard(Guard):
 
     def close(self) -> None:
         """When the unit is done."""
-        self._folder.delete(self._path)
+        self._note.delete()
 
     def _end_process(self, name: str, limit: float) -> None:
         self._attempts.hung[name] = f"took longer than {limit:.0f} seconds, which --time-limit allows"
@@ -118,7 +120,7 @@ class WatchingGuard(Guard):
         self._write()
 
     def _write(self) -> None:
-        self._folder.write(self._path, json.dumps(asdict(self._attempts)).encode(), synced=False)
+        self._note.write(json.dumps(asdict(self._attempts)).encode())
 
 
 _NO_ITEM = ""

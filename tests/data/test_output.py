@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_files_are_written_read_listed_and_deleted(folder: OutputFolder) -> None
     folder.write("b", b"first")
     folder.write("a", b"one")
     folder.write("deep/er/c", b"inside")
-    folder.write("b", b"second", synced=False)
+    folder.write("b", b"second")
     assert (folder.names(), folder.read("b"), folder.read("deep/er/c")) == (["a", "b"], b"second", b"inside")
     assert folder.exists("deep/er/c")
     folder.delete("a")
@@ -49,3 +50,16 @@ def test_a_crash_while_writing_leaves_the_old_file_and_rests_that_are_cleaned(
     assert LocalOutput(tmp_path / "deep").names() == ["a"]
     folder.clean()
     assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+def test_a_note_is_replaced_as_a_whole_and_outlives_who_wrote_it(folder: OutputFolder) -> None:
+    note = folder.note("notes/a")
+    note.write(b'{"long": "content"}')
+    note.write(b"{}")
+    assert json.loads(folder.read("notes/a") or b"") == {}
+    again = folder.note("notes/a")
+    assert json.loads(folder.read("notes/a") or b"") == {}
+    again.write(b"[1]")
+    assert json.loads(folder.read("notes/a") or b"") == [1]
+    again.delete()
+    assert not folder.exists("notes/a")
