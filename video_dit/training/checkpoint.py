@@ -29,7 +29,10 @@ def save_checkpoint(run: RunFolder, engine: Engine, averages: AveragedWeights, s
 
 
 def save_snapshot(run: RunFolder, engine: Engine, averages: AveragedWeights, step: int) -> None:
-    """Writes the power-function averages after `step` steps, to stay; every rank calls it."""
+    """Writes the power-function averages after `step` steps, to stay; every rank calls it.
+
+    In fp32: averages of different width differ by less than bf16 would round them.
+    """
     final = run.snapshot(step)
     unfinished = final.with_name(final.name + ".unfinished")
     if engine.rank == 0:

@@ -232,9 +232,6 @@ def checkpoint_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The fp32 weights that the optimizer went on with, of a checkpoint of any ZeRO stage and number of ranks.
 
     No ranks are needed. DeepSpeed's files are unpickled, which runs what they say: for runs of one's own.
-
-    Raises:
-        UserError: the run kept no weights in fp32.
     """
     zero_stage = json.loads((checkpoint / "checkpoint.json").read_text())["zero_stage"]
     if zero_stage == 0:
@@ -243,12 +240,6 @@ def checkpoint_weights(checkpoint: Path) -> dict[str, Tensor]:
     else:
         with redirect_stdout(io.StringIO()):  # it tells what it reads
             weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-    for name, tensor in weights.items():
-        if tensor.dtype != torch.float32:
-            raise UserError(
-                f"{checkpoint}: the raw weights are {tensor.dtype}, such as {name}, and must be torch.float32: "
-                "export the averaged ones, or train with training.zero_stage from 1 on"
-            )
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
 
 
