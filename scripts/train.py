@@ -69,6 +69,8 @@ def main() -> None:
         return
     if args.run is None:
         parser.error("the following arguments are required: --run")
+    if args.gpus is not None:
+        parser.error("--gpus is for --plan; training takes the devices that the launcher gives")
 
     with ranks() as rank:
         shards = folder_of_shards(args, rank)

@@ -7,7 +7,19 @@ from video_dit.config import load_config
 from video_dit.training.devices import RESERVED, Devices
 from video_dit.training.plan import Plan, changes_that_fit, plan_training
 
-GB = 1e9
+
+def _amount(number: float, unit: str) -> str:
+    """With three digits and a prefix, such as "12.3 GB"."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return (
+                f"{number / size:.3g} {prefix}{unit}" if number < 1e3 * size else f"{number / size:,.0f} {prefix}{unit}"
+            )
+    return f"{number / 1e3:.3g} k{unit}"
+
+
+def _row(name: str, amount: str) -> str:
+    return f"  {name:<40}{amount:>12}"
 
 
 def show_plan(args: argparse.Namespace) -> None:
@@ -22,7 +34,7 @@ def show_plan(args: argparse.Namespace) -> None:
     buckets = [bucket.latents for bucket in info.buckets.values()]
     plan = plan_training(config, info.encoded, buckets, devices, args.utilisation)
     name = next(name for name, bucket in info.buckets.items() if bucket.latents == plan.latents)
-    print(f"{args.data}: clips of {len(buckets)} shapes; {name} pixels need the most memory, and are planned for")
+    print(f"{args.data}: planned for clips of {name} pixels, which need the most memory of {len(buckets)} shape(s)")
     print(_model(plan))
     print(_step(plan, devices, args.utilisation))
     print(_memory(plan))
@@ -33,62 +45,62 @@ def show_plan(args: argparse.Namespace) -> None:
         none = True
         for change in changes_that_fit(plan, info.encoded, buckets, devices, args.utilisation):
             none = False
-            print(f"  {change.what:<42}{change.plan.memory.total / GB:>8.2f} GB   {change.price}", flush=True)
+            print(f"  {change.what}\n      {_amount(change.plan.memory.total, 'B')}; price: {change.price}", flush=True)
         if none:
             print("  none by itself: use two, a smaller model or shorter clips")
     print("memory is computed from shapes; of GPUs and their times nothing here has been measured: they are estimates")
 
 
 def _model(plan: Plan) -> str:
-    rows = [f"parameters{plan.num_parameters / 1e6:>44.1f} M"]
-    rows += [f"  {part:<40}{count / 1e6:>12.1f} M" for part, count in plan.parameters.items()]
-    return "\n".join(rows)
+    parts = [_row(part, _amount(count, "")) for part, count in plan.parameters.items()]
+    return "\n".join([f"parameters: {plan.num_parameters:,}", *parts])
 
 
 def _step(plan: Plan, devices: Devices, utilisation: float) -> str:
-    samples = plan.config.training.batch_size
-    flops, tokens = plan.flops, plan.tokens.size + plan.text_length
+    samples, flops = plan.config.training.batch_size, plan.flops
     rows = [
-        f"one step: {samples} clips of {tokens:,} tokens, on each of {plan.num_ranks} ranks {plan.micro_batches} x "
-        f"{plan.micro_batch}",
-        f"  {'linear layers, forward and backward':<40}{flops.linear * samples / 1e12:>12.3f} TFLOP",
-        f"  {'attention, with its pattern':<40}{flops.attention * samples / 1e12:>12.3f} TFLOP",
-        f"  {'computed again':<40}{flops.recomputed * samples / 1e12:>12.3f} TFLOP",
+        f"one step: {samples} clips of {plan.tokens.size + plan.text_length:,} tokens; each of {plan.num_ranks} ranks "
+        f"computes {plan.micro_batches} x {plan.micro_batch}",
+        _row("linear layers, forward and backward", _amount(flops.linear * samples, "FLOP")),
+        _row("attention, with its pattern", _amount(flops.attention * samples, "FLOP")),
+        _row("computed again", _amount(flops.recomputed * samples, "FLOP") if flops.recomputed else "nothing"),
     ]
-    if plan.step_seconds is None:
-        rows.append(f"  {'time':<40}     unknown: the peak of {devices.name} is not in the table")
+    peak = devices.peak_flops(plan.config.training.precision)
+    if plan.step_seconds is None or peak is None:
+        rows.append(_row("time", "unknown") + f": the peak of {devices.name} is not in the table")
     else:
-        peak = devices.peak_flops(plan.config.training.precision) or 0
+        mfu = utilisation * flops.model / (flops.model + flops.recomputed)
         rows.append(
-            f"  {'time':<40}{plan.step_seconds:>12.3f} s at {utilisation:.0%} of {peak / 1e12:g} TFLOP/s, "
-            f"MFU {utilisation * flops.model / (flops.model + flops.recomputed):.0%}"
+            _row("time, without that of communication", f"{plan.step_seconds:.3g} s")
+            + f" at {utilisation:.0%} of {_amount(peak, 'FLOP/s')} each, which is an MFU of {mfu:.0%}"
         )
     return "\n".join(rows)
 
 
 def _memory(plan: Plan) -> str:
     memory = plan.memory
-    largest = max(memory.phases, key=lambda phase: memory.phases[phase])
-    rows = [f"memory of each rank, ZeRO {plan.config.training.zero_stage}, {plan.config.training.precision}"]
-    parts = {
+    always = {
         "weights": memory.weights,
         "master weights": memory.master_weights,
         "moments of the optimizer": memory.moments,
         "averaged weights": memory.averages,
     }
-    rows += [f"  {part:<40}{size / GB:>12.3f} GB" for part, size in parts.items()]
+    phases = sorted(memory.phases.items(), key=lambda item: -item[1])
+    rows = [f"memory of each rank, ZeRO {plan.config.training.zero_stage}, {plan.config.training.precision}"]
+    rows += [_row(part, _amount(size, "B")) for part, size in always.items() if size]
     rows += [
-        f"  {('and' if phase == largest else 'or') + ' for ' + phase:<40}{size / GB:>12.3f} GB"
-        for phase, size in sorted(memory.phases.items(), key=lambda item: -item[1])
+        _row(f"{'or' if index else 'and'} for {phase}", _amount(size, "B"))
+        for index, (phase, size) in enumerate(phases)
+        if size
     ]
-    rows.append(f"  {'at the peak':<40}{memory.total / GB:>12.3f} GB")
+    rows.append(_row("at the peak", _amount(memory.total, "B")))
     if memory.host:
-        rows.append(f"  {'in the memory of the machine':<40}{memory.host / GB:>12.3f} GB")
+        rows.append(_row("in the machine's memory", _amount(memory.host, "B")))
     return "\n".join(rows)
 
 
 def _verdict(plan: Plan, devices: Devices, fits: bool) -> str:
     return (
-        f"{'fits' if fits else 'DOES NOT FIT'} {devices}: {plan.memory.total / GB:.2f} of {devices.usable / GB:.2f} GB "
-        f"({RESERVED:.0%} are left to the driver and to gaps)"
+        f"{'fits' if fits else 'DOES NOT FIT'} {devices}: {_amount(plan.memory.total, 'B')} of "
+        f"{_amount(devices.usable, 'B')} ({RESERVED:.0%} are left to the driver and to gaps)"
     )

@@ -80,4 +80,4 @@ class Devices(NamedTuple):
         return None if found is None else found[0 if precision == "bf16" else 1]
 
     def __str__(self) -> str:
-        return f"{self.count} x {self.name} of {self.memory / GIB:.0f} GiB"
+        return f"{self.count} x {self.name} of {self.memory / GIB:.3g} GiB"

@@ -28,7 +28,7 @@ from video_dit.models import VideoDiT, build_model
 from video_dit.shapes import Grid, token_grid
 from video_dit.training.activations import trace_step
 from video_dit.training.devices import Devices
-from video_dit.training.engine import deepspeed_config, merge, micro_batch_size
+from video_dit.training.engine import check_optimizer, deepspeed_config, merge, micro_batch_size
 from video_dit.training.flops import StepFlops, step_flops
 
 FP32 = 4
@@ -109,8 +109,9 @@ def plan_training(
         utilisation: share of the devices' peak that a step is expected to reach, with what is computed again.
 
     Raises:
-        UserError: the ranks do not divide the batch, or a clip does not fit the model.
+        UserError: the ranks do not divide the batch, a clip does not fit the model, or DeepSpeed's Muon cannot do this.
     """
+    check_optimizer(config.training)
     with FakeTensorMode():
         model = build_model(config, encoded)
     plans = [_plan_bucket(config, encoded, model, latents, devices, utilisation) for latents in buckets]
@@ -126,7 +127,7 @@ def _plan_bucket(
     micro_batches = config.training.batch_size // (micro_batch * devices.count)
     flops = step_flops(model, tokens, encoded.text_length, config.diffusion.per_frame_noise)
     parameters = {
-        "video blocks and text blocks": _count(model.backbone),
+        "blocks": _count(model.backbone),
         "embeddings": _count(model.video_embedder, model.text_embedder, model.position_embedding),
         "conditioning": _count(model.conditioning_embedder),
         "output": _count(model.norm_out, model.proj_out),
