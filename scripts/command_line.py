@@ -63,6 +63,14 @@ def positive_float(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """For argparse: a number above 0, of at most 1."""
+    number = positive_float(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"{number:g} is above 1")
+    return number
+
+
 def show_warnings(category: type[Warning], shown: bool) -> None:
     """Warnings of this kind become a line each, or nothing; others stay as they are."""
     show_other = warnings.showwarning

@@ -4,6 +4,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -81,7 +82,7 @@ class Bench:
     def preprocess(self, engine: Engine) -> None:
         """The whole of it, into a new folder."""
         out, encoders = str(self.new_folder()), encoder_source(self.config)
-        preprocess(str(self.source), out, self.config, encoders, engine, False, "latents", _silent_bar, "")
+        preprocess(str(self.source), out, self.config, encoders, nullcontext(engine), False, "latents", _silent_bar, "")
 
 
 def measure_preprocess(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from command_line import CONFIG_HELP, progress_bar, run_program
+from command_line import CONFIG_HELP, progress_bar, run_program, share
 from preprocess_jobs import keep_videos
 from torch import Tensor
+from training_plan import show_plan
 
 from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
@@ -43,11 +44,33 @@ def main() -> None:
     parser.add_argument(
         "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder for the run; resumed if it exists")
+    parser.add_argument("--run", type=Path, help="folder for the run; resumed if it exists")
     parser.add_argument("--verify", action="store_true", help="first compare all shards with their checksums")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="train nothing: say how many parameters, operations and bytes a step needs, whether that fits, and what "
+        "would make it fit; needs shards, no launcher and no run",
+    )
+    parser.add_argument(
+        "--gpus", metavar="64xH100-80GB", help="devices for --plan; without it those of this machine, one for each rank"
+    )
+    parser.add_argument(
+        "--utilisation",
+        type=share,
+        default=0.4,
+        help="for --plan: share of the devices' peak that a step is expected to reach (default 0.4)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     args = parser.parse_intermixed_args()
+    if args.plan:
+        show_plan(args)
+        return
+    if args.run is None:
+        parser.error("the following arguments are required: --run")
+    if args.gpus is not None:
+        parser.error("--gpus is for --plan; training takes the devices that the launcher gives")
 
     with ranks() as rank:
         shards = folder_of_shards(args, rank)

@@ -40,11 +40,13 @@ def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
 
 def train(num_ranks: int, *arguments: object) -> None:
     """Runs scripts/train.py on this many CPU ranks, one thread each, without a launcher in between."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *map(str, arguments)]
-    common = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common = {
+        "WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
             command,
@@ -57,6 +59,12 @@ def train(num_ranks: int, *arguments: object) -> None:
     ]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def losses(run: Path) -> list[float]:

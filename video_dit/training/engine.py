@@ -106,11 +106,8 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     return merge(derived, config.deepspeed)
 
 
-def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW for all weights, or Muon for the matrices of the attention and feed-forward layers and AdamW for the rest.
-
-    The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
-
+def check_optimizer(training: TrainingConfig) -> None:
+    """
     Raises:
         UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
     """
@@ -122,6 +119,17 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
             f"training.gradient_clipping is {training.gradient_clipping:g}, "
             "and must be 0 where training.optimizer is 'muon'"
         )
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW for all weights, or Muon for the matrices of the attention and feed-forward layers and AdamW for the rest.
+
+    The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
+
+    Raises:
+        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
+    """
+    check_optimizer(training)
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), **settings, fused=True)

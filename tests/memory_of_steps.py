@@ -1,0 +1,69 @@
+"""As a program, on one rank or several: what torch's allocator counts while a run's second step is computed.
+
+Arguments are lists of overrides, as JSON, one for each run. Rank 0 prints a JSON line for each: the bytes at the peak.
+"""
+
+import gc
+import json
+import sys
+
+import torch
+from random_inputs import random_clip_info
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from video_dit.config import Config, load_config
+from video_dit.contracts import Batch, EncodedShape, TextCondition
+from video_dit.encoders import build_autoencoder, build_text_encoder
+from video_dit.models import build_model
+from video_dit.training.averages import AveragedWeights
+from video_dit.training.engine import Engine, micro_batch_size, ranks
+from video_dit.training.loss import LossFunction
+
+
+def encoded_shape(config: Config) -> EncodedShape:
+    autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
+    return EncodedShape.of(config.data.grid, autoencoder, text_encoder)
+
+
+def measure(config: Config) -> int:
+    """Bytes at the peak of the second step, with everything that is there."""
+    encoded = encoded_shape(config)
+    gc.collect()  # what an earlier run left must not be freed while this one is counted
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        engine = Engine(build_model(config, encoded), config)
+        averages = AveragedWeights(engine.shards())
+        batch_size = micro_batch_size(config, engine.num_ranks)
+        prompts = TextCondition(
+            torch.randn(batch_size, encoded.text_length, encoded.text_width),
+            torch.ones(batch_size, encoded.text_length, dtype=torch.bool),
+            torch.randn(batch_size, encoded.pooled_width),
+        )
+        latents = torch.randn(batch_size, encoded.channels, *encoded.grid)
+        batch = Batch(
+            latents, prompts, random_clip_info(batch_size), torch.arange(batch_size), torch.arange(batch_size)
+        )
+        loss_function = LossFunction(config, TextCondition(*(x[:1] for x in prompts)), encoded.segments, engine.device)
+        for step in ("first", "second"):
+            with record_function(f"{step} step"):
+                for _ in range(engine.micro_batches_per_step):
+                    loss, _ = loss_function(engine.model, batch)
+                    engine.backward(loss)
+                    del loss
+                averages.update(engine.shards(), 0.9)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    start = next(event.start_ns() for event in events if event.name() == "second step")
+    live = peak = 0
+    for event in events:
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live) if event.start_ns() > start else live
+    return peak
+
+
+if __name__ == "__main__":
+    with ranks() as rank:
+        for overrides in sys.argv[1:]:
+            torch.manual_seed(0)
+            measured = measure(load_config(None, json.loads(overrides)))
+            if rank == 0:
+                print(json.dumps(measured), flush=True)

@@ -1,0 +1,47 @@
+"""The closed form against torch's counter, which sees every matrix product of a real step."""
+
+import pytest
+import torch
+from random_inputs import random_clip_info, random_text
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from video_dit.config import ModelConfig
+from video_dit.models import VideoDiT
+from video_dit.shapes import Grid
+from video_dit.training.flops import step_flops
+
+SMALL = {"hidden_size": 48, "depth": 3, "num_heads": 2, "patch_size": (1, 2, 2)}
+MODELS = {
+    "mmdit": {},
+    "sd3.5": {"dual_attention_blocks": (0, 1), "text_split": 3, "depth": 4},
+    "single stream": {"single_stream_blocks": 2, "conditions": ("fps", "size")},
+    "factorised": {"attention_pattern": "factorised"},
+    "window": {"attention_pattern": "window", "window_tile": (1, 2, 2), "window_size": (3, 1, 3)},
+    "dit": {"name": "dit", "attention_pattern": "factorised"},
+    "in context": {"name": "dit", "dit_conditioning": "in_context"},
+    "cross_dit": {"name": "cross_dit"},
+    "u_vit": {"name": "u_vit"},
+    "chunked": {"feed_forward_chunk_size": 20},
+    "recomputed": {"recompute_blocks": 2},
+    "recomputed through time": {"recompute_blocks": 2, "attention_pattern": "factorised"},
+    "both": {"recompute_blocks": 2, "feed_forward_chunk_size": 20, "name": "cross_dit"},
+}
+
+
+def counted(model: VideoDiT, grid: Grid, text_length: int, batch: int) -> int:
+    """By torch, of a forward and backward pass."""
+    latents = torch.randn(batch, 4, grid.frames, 2 * grid.height, 2 * grid.width)
+    text = random_text(batch, text_length, 24)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(latents, torch.rand(batch), text, random_clip_info(batch)).square().mean().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("keys", MODELS.values(), ids=MODELS)
+def test_the_closed_form_is_what_torch_counts(keys: dict) -> None:
+    grid, batch, text_length = Grid(3, 4, 6), 2, 11
+    model = VideoDiT(ModelConfig(**{**SMALL, **keys}), channels=4, text_width=24, pooled_width=24, trained_grid=grid)
+    flops = step_flops(model, grid, text_length)
+    assert flops.model + flops.recomputed == pytest.approx(counted(model, grid, text_length, batch) / batch, rel=0.02)
+    assert (flops.recomputed > 0) == ("recompute_blocks" in keys or "feed_forward_chunk_size" in keys)

@@ -1,0 +1,144 @@
+"""What a plan says, against the allocator of real steps and against sums by hand."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, TINY
+from launch import cpu_environment, free_port
+from memory_of_steps import encoded_shape
+
+from video_dit.config import load_config
+from video_dit.errors import UserError
+from video_dit.models import build_model
+from video_dit.shapes import Grid
+from video_dit.training.devices import GIB, Devices
+from video_dit.training.plan import Plan, changes_that_fit, plan_training
+
+SIZES = (
+    *TINY, "data.num_frames=8", "data.height=32", "data.width=32", "model.hidden_size=128", "model.depth=2",
+    "model.patch_size=[2,4,4]", "training.batch_size=4", "deepspeed.zero_optimization.reduce_bucket_size=100000",
+    "training.zero_stage=0",
+)  # fmt: skip
+ALONE = {
+    "plain": (),
+    "bf16, recomputed": ("training.precision=bf16", "model.recompute_blocks=2"),
+    "ZeRO 1, chunks": ("training.zero_stage=1", "model.feed_forward_chunk_size=64"),
+    "ZeRO 2, micro-batches": ("training.zero_stage=2", "training.micro_batch_size=1", "model.name=cross_dit"),
+    "ZeRO 0, micro-batches": ("training.micro_batch_size=2", "model.single_stream_blocks=1"),
+    "ZeRO 2, factorised": ("training.zero_stage=2", "model.name=dit", "model.attention_pattern=factorised"),
+    "ZeRO 2, window, muon": (
+        "training.zero_stage=2", "model.attention_pattern=window", "training.optimizer=muon",
+        "training.gradient_clipping=0",
+    ),
+    "ZeRO 3": ("training.zero_stage=3", "model.name=u_vit", "model.recompute_blocks=1"),
+}  # fmt: skip
+TOGETHER = {
+    "ZeRO 1, bf16": ("training.zero_stage=1", "training.precision=bf16"),
+    "ZeRO 2": ("training.zero_stage=2",),
+    "ZeRO 3, wide": ("training.zero_stage=3", "model.hidden_size=192"),
+    "ZeRO 3, bf16": ("training.zero_stage=3", "training.precision=bf16"),
+}
+
+
+def measured(num_ranks: int, runs: dict[str, tuple[str, ...]]) -> list[int]:
+    command = [sys.executable, str(REPOSITORY / "tests/memory_of_steps.py")]
+    command += [json.dumps([*SIZES, *keys]) for keys in runs.values()]
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    common = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "PYTHONPATH": paths}
+    processes = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True,
+            env=cpu_environment({**common, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}),
+        )
+        for rank in range(num_ranks)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * num_ranks
+    return [int(line) for line in outputs[0].splitlines() if line.isdigit()]
+
+
+def planned(num_ranks: int, *keys: str) -> Plan:
+    config = load_config(None, (*SIZES, *keys))
+    encoded = encoded_shape(config)
+    return plan_training(config, encoded, [encoded.grid], Devices(num_ranks, "CPU", 1000 * GIB), 0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("num_ranks", "runs"), [(1, ALONE), (2, TOGETHER)])
+def test_the_memory_is_what_the_allocator_counts(num_ranks: int, runs: dict[str, tuple[str, ...]]) -> None:
+    ratios = {
+        name: planned(num_ranks, *keys).memory.total / there
+        for (name, keys), there in zip(runs.items(), measured(num_ranks, runs), strict=True)
+    }
+    assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), ratios
+
+
+def test_zero_shards_what_it_says() -> None:
+    """By hand: 4 bytes of weights, 4 of averages, 8 of moments, and 4 of master weights where there are some."""
+    plain, one, two, three = (planned(4, f"training.zero_stage={stage}").memory for stage in range(4))
+    whole, shard = plain.weights, -(-plain.weights // 16) * 4
+    assert plain[:4] == (whole, 0, 2 * whole, whole)
+    assert one[:4] == two[:4] == (whole, shard, 2 * shard, whole)
+    assert three[:4] == (shard, shard, 2 * shard, shard)
+    offload = planned(4, "training.zero_stage=2", "deepspeed.zero_optimization.offload_optimizer.device=cpu").memory
+    assert offload[:4] == (whole, 0, 0, whole)
+    assert offload.host == 4 * shard
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    config = load_config(None, SIZES)
+    model = build_model(config, encoded_shape(config))
+    assert planned(1).num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_worst_of_the_buckets_is_planned_for() -> None:
+    config = load_config(None, SIZES)
+    buckets = [Grid(2, 16, 16), Grid(8, 32, 32), Grid(8, 16, 16)]
+    plan = plan_training(config, encoded_shape(config), buckets, Devices(1, "CPU", GIB), 0.4)
+    assert plan.latents == Grid(8, 32, 32)
+    with pytest.raises(UserError, match=r"height is 30.*use 28 or 32"):
+        plan_training(config, encoded_shape(config), [Grid(8, 30, 32)], Devices(1, "CPU", GIB), 0.4)
+
+
+def test_the_time_is_operations_over_what_the_devices_do() -> None:
+    config = load_config(None, SIZES)
+    encoded = encoded_shape(config)
+    plan = plan_training(config, encoded, [encoded.grid], Devices.parse("2xH100-80GB"), 0.5)
+    assert plan.step_seconds == pytest.approx(2 * plan.flops.model / (0.5 * 67e12))
+    assert plan_training(config, encoded, [encoded.grid], Devices.parse("2xX1-8GB"), 0.5).step_seconds is None
+
+
+def test_devices_by_name() -> None:
+    assert Devices.parse("64xH100-80GB") == (64, "H100", 80 * GIB, None)
+    assert Devices.parse("1xA100-40GB").peak_flops("bf16") == 312e12
+    assert Devices(1, "NVIDIA GeForce RTX 4090", GIB).peak_flops("bf16") == 165e12
+    assert Devices(8, "NVIDIA H100 80GB HBM3", GIB).peak_flops("fp32") == 67e12
+    assert Devices(1, "NVIDIA L40S", GIB).peak_flops("bf16") == 362e12
+    assert Devices.parse("8xMI300-192GB").peak_flops("bf16") is None
+    for wrong in ("H100", "0xH100-80GB", "8xH100", "8xH100-80", "xH100-80GB"):
+        with pytest.raises(UserError, match="write COUNTxNAME-SIZEGB"):
+            Devices.parse(wrong)
+
+
+def test_each_change_makes_it_fit_and_none_is_made_up() -> None:
+    config = load_config(None, SIZES)
+    encoded = encoded_shape(config)
+    enough = planned(1).memory.total
+
+    def changes(memory: float) -> list[str]:
+        devices = Devices(1, "X", int(memory))
+        plan = plan_training(config, encoded, [encoded.grid], devices, 0.4)
+        assert not devices.fits(plan.memory.total)
+        found = list(changes_that_fit(plan, encoded, [encoded.grid], devices, 0.4))
+        assert all(change.plan.memory.total <= devices.usable for change in found)
+        return [change.what for change in found]
+
+    barely = changes(enough)
+    assert "training.micro_batch_size=2" in barely
+    assert "model.recompute_blocks=1" in barely
+    assert "2 devices" in barely
+    assert changes(1_000_000) == []

@@ -1,0 +1,308 @@
+"""What a run needs before it is started: operations, memory of each rank, time of a step, and what would make it fit.
+
+The memory is what DeepSpeed 0.19 and `training/engine.py` keep. P is the number of weights, N that of ranks; all
+weights, gradients and moments are fp32, also under bf16 autocast:
+
+| ZeRO | weights | master weights | moments | averages | gradients |
+|---|---|---|---|---|---|
+| 0 | 4 P | | 8 P | 4 P | 4 P |
+| 1 | 4 P | 4 P / N | 8 P / N | 4 P | 4 P, then 4 P / N |
+| 2 | 4 P | 4 P / N | 8 P / N | 4 P | 4 P / N |
+| 3 | 4 P / N | 4 P / N | 8 P / N | 4 P / N | 4 P / N |
+
+To these comes what one phase of a step needs alone: forward and backward (`training/activations.py`, and under ZeRO 3
+the weights that are gathered), the reduction of the gradients, or the optimizer; the largest decides.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from video_dit.config import Config, with_changes
+from video_dit.contracts import EncodedShape
+from video_dit.errors import UserError
+from video_dit.models import VideoDiT, build_model
+from video_dit.shapes import Grid, token_grid
+from video_dit.training.activations import trace_step
+from video_dit.training.devices import Devices
+from video_dit.training.engine import check_optimizer, deepspeed_config, merge, micro_batch_size
+from video_dit.training.flops import StepFlops, step_flops
+
+FP32 = 4
+"""Bytes."""
+ALLREDUCE_BUCKET = 500_000_000
+"""Elements that DeepSpeed copies at a time to sum gradients without ZeRO (`engine.allreduce_gradients`)."""
+_DEFAULTS = {"reduce_bucket_size": 5e8, "stage3_max_live_parameters": 1e9, "stage3_prefetch_bucket_size": 5e7}
+"""Elements; DeepSpeed's (`runtime/zero/config.py`)."""
+
+
+class Memory(NamedTuple):
+    """Bytes on one rank's device.
+
+    weights, master_weights, moments, averages: there all the time.
+    phases: beyond these, what each phase of a step needs at its peak: activations, gradients and buffers.
+    host: bytes of this rank in the machine's memory, where something is offloaded.
+    """
+
+    weights: int
+    master_weights: int
+    moments: int
+    averages: int
+    phases: dict[str, int]
+    host: int
+
+    @property
+    def total(self) -> int:
+        """At the step's peak."""
+        return self.weights + self.master_weights + self.moments + self.averages + max(self.phases.values())
+
+
+class Plan(NamedTuple):
+    """Of the bucket that needs the most memory.
+
+    parameters: by part of the model.
+    latents, tokens: the bucket's grids.
+    micro_batch, micro_batches: samples of a forward pass, and how many of these a step has on each rank.
+    flops: of one sample.
+    memory: of one rank.
+    step_seconds: None where the devices' peak is not known.
+    """
+
+    config: Config
+    num_ranks: int
+    parameters: dict[str, int]
+    latents: Grid
+    tokens: Grid
+    text_length: int
+    micro_batch: int
+    micro_batches: int
+    flops: StepFlops
+    memory: Memory
+    step_seconds: float | None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(self.parameters.values())
+
+
+class Change(NamedTuple):
+    """One change that makes a run fit, as the user makes it, and what it costs."""
+
+    what: str
+    price: str
+    plan: Plan
+
+
+def plan_training(
+    config: Config, encoded: EncodedShape, buckets: Sequence[Grid], devices: Devices, utilisation: float
+) -> Plan:
+    """The plan of the bucket whose steps need the most memory.
+
+    Args:
+        config: of the run.
+        encoded: what its encoders make.
+        buckets: latent grids of its clips.
+        devices: one for each rank.
+        utilisation: share of the devices' peak that a step is expected to reach, with what is computed again.
+
+    Raises:
+        UserError: the ranks do not divide the batch, a clip does not fit the model, or DeepSpeed's Muon cannot do this.
+    """
+    check_optimizer(config.training)
+    with FakeTensorMode():
+        model = build_model(config, encoded)
+    plans = [_plan_bucket(config, encoded, model, latents, devices, utilisation) for latents in buckets]
+    return max(plans, key=lambda plan: plan.memory.total)
+
+
+def _plan_bucket(
+    config: Config, encoded: EncodedShape, model: VideoDiT, latents: Grid, devices: Devices, utilisation: float
+) -> Plan:
+    tokens = token_grid(latents, config.model.patch_size)
+    model.position_embedding.check_fits(tokens)
+    micro_batch = micro_batch_size(config, devices.count)
+    micro_batches = config.training.batch_size // (micro_batch * devices.count)
+    flops = step_flops(model, tokens, encoded.text_length, config.diffusion.per_frame_noise)
+    parameters = {
+        "blocks": _count(model.backbone),
+        "embeddings": _count(model.video_embedder, model.text_embedder, model.position_embedding),
+        "conditioning": _count(model.conditioning_embedder),
+        "output": _count(model.norm_out, model.proj_out),
+    }
+    num_parameters = sum(parameters.values())
+    memory = rank_memory(config, encoded, latents, devices, num_parameters, micro_batch, micro_batches)
+    peak = devices.peak_flops(config.training.precision)
+    per_rank = (flops.model + flops.recomputed) * micro_batch * micro_batches
+    seconds = None if peak is None else per_rank / (peak * utilisation)
+    return Plan(
+        config, devices.count, parameters, latents, tokens, encoded.text_length, micro_batch, micro_batches, flops,
+        memory, seconds,
+    )  # fmt: skip
+
+
+def _count(*modules: torch.nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def rank_memory(
+    config: Config,
+    encoded: EncodedShape,
+    latents: Grid,
+    devices: Devices,
+    num_parameters: int,
+    micro_batch: int,
+    micro_batches: int,
+) -> Memory:
+    """What one of the ranks keeps; see the module.
+
+    Args:
+        config: of the run; its [deepspeed] too is read.
+        encoded: what its encoders make.
+        latents: the grid of the clips.
+        devices: one for each rank.
+        num_parameters: P.
+        micro_batch: samples of a forward pass.
+        micro_batches: forward passes of a step.
+    """
+    zero = {**_DEFAULTS, **deepspeed_config(config, devices.count)["zero_optimization"]}
+    stage, num_ranks = zero["stage"], devices.count
+    offloads = stage >= 1 and _offloads(zero, "offload_optimizer")
+    offloads_weights = stage == 3 and _offloads(zero, "offload_param")
+    whole = FP32 * num_parameters
+    shard = FP32 * ceil(num_parameters / num_ranks)
+    bucket = int(FP32 * zero["reduce_bucket_size"]) * (2 if zero.get("overlap_comm") else 1)
+    accumulates = micro_batches > 1
+
+    def passes(share: float) -> int:
+        return trace_step(_for_device(config, devices), encoded, latents, micro_batch, share)
+
+    if stage == 0:
+        backward = whole + passes(0) if accumulates else passes(1)
+        reduction, optimizer = whole + min(whole, FP32 * ALLREDUCE_BUCKET), whole
+    elif stage == 1:
+        backward = bucket + (whole + passes(0) if accumulates else passes(1))
+        reduction, optimizer = whole + shard + bucket, 2 * shard
+    elif stage == 2:
+        there = shard if accumulates and not offloads else 0
+        backward = bucket + there + passes(0 if offloads else 1 / num_ranks)
+        reduction, optimizer = bucket + there + shard, 2 * shard
+    else:
+        gathered = _gathered(zero, num_parameters, 2 if config.training.precision == "bf16" else FP32)
+        there = bucket + (0 if offloads else shard)
+        backward = there + passes(0) + (gathered if num_ranks > 1 or offloads_weights else 0)
+        reduction, optimizer = there + bucket, there + shard
+    phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
+    weights = shard if stage == 3 else whole
+    sharded = 0 if stage == 0 else shard
+    moments = 2 * whole if stage == 0 else 2 * shard
+    averages = (1 + len(config.training.ema_widths)) * weights
+    host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
+    if offloads_weights:
+        weights = averages = 0
+    return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, host)
+
+
+def _offloads(zero: dict[str, Any], what: str) -> bool:
+    return zero.get(what, {}).get("device", "none") != "none"
+
+
+def _gathered(zero: dict[str, Any], num_parameters: int, width: int) -> int:
+    """Bytes of the weights that ZeRO 3 holds whole at a time, and of those that it fetches ahead."""
+    live = min(num_parameters, zero["stage3_max_live_parameters"])
+    return int(width * (live + min(num_parameters, zero["stage3_prefetch_bucket_size"])))
+
+
+def _for_device(config: Config, devices: Devices) -> Config:
+    """On a GPU windows are computed by FlexAttention, which keeps what the full pattern keeps."""
+    fused = devices.is_gpu and config.model.attention_backend in ("auto", "flex")
+    if fused and config.model.attention_pattern == "window":
+        return with_changes(config, "model", {"attention_pattern": "full"})
+    return config
+
+
+def changes_that_fit(
+    plan: Plan, encoded: EncodedShape, buckets: Sequence[Grid], devices: Devices, utilisation: float
+) -> Iterator[Change]:
+    """The single changes under which a run fits that does not: of each kind the smallest.
+
+    Args:
+        plan: of the run, which does not fit.
+        encoded, buckets, devices, utilisation: as for `plan_training`.
+    """
+    for kind in _single_changes(plan, devices):
+        for what, price, config, changed_devices in kind:
+            try:
+                changed = plan_training(config, encoded, buckets, changed_devices, utilisation)
+            except UserError:
+                continue  # such ranks or micro-batches do not divide the batch
+            if changed_devices.fits(changed.memory.total, changed.memory.host):
+                yield Change(what, _price(price, plan, changed), changed)
+                break
+
+
+_Candidate = tuple[str, str, Config, Devices]
+
+
+def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidate]]:
+    """Of each kind, candidates from small to large: what, its price in words, the config and the devices."""
+    config, model, training = plan.config, plan.config.model, plan.config.training
+    length = plan.tokens.size + plan.text_length
+
+    def with_model(key: str, value: int) -> tuple[str, str, Config, Devices]:
+        return f"model.{key}={value}", "computes again", with_changes(config, "model", {key: value}), devices
+
+    depths = sorted({ceil(model.depth / 2), model.depth})
+    yield (with_model("recompute_blocks", depth) for depth in depths if depth > model.recompute_blocks)
+    shortest = min(model.feed_forward_chunk_size or length, length)
+    chunks = sorted({size for size in (length // 4, length // 16) if 0 < size < shortest}, reverse=True)
+    yield (with_model("feed_forward_chunk_size", size) for size in chunks)
+    smaller = [size for size in range(plan.micro_batch - 1, 0, -1) if plan.micro_batch % size == 0]
+    yield (
+        (
+            f"training.micro_batch_size={size}",
+            f"{plan.micro_batches * plan.micro_batch // size} forward passes a step, one after another",
+            with_changes(config, "training", {"micro_batch_size": size}),
+            devices,
+        )
+        for size in smaller
+    )
+    highest = 2 if training.optimizer == "muon" else 3
+    stages = range(training.zero_stage + 1, highest + 1) if devices.count > 1 else range(0)
+    more = {1: "", 2: "", 3: "gathers the weights in each pass: about half as much again to send"}
+    yield (
+        (f"training.zero_stage={stage}", more[stage], with_changes(config, "training", {"zero_stage": stage}), devices)
+        for stage in stages
+        if "stage" not in config.deepspeed.get("zero_optimization", {})
+    )
+    counts = [devices.count * 2**power for power in range(1, 8)]
+    yield (
+        (f"{count} devices", f"{count // devices.count} times the devices", config, devices._replace(count=count))
+        for count in counts
+        if count <= training.batch_size
+    )
+    if training.zero_stage >= 1 and training.optimizer == "adamw":
+        keys = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "zero_force_ds_cpu_optimizer": False}
+        yield iter(
+            [
+                (
+                    "deepspeed.zero_optimization.offload_optimizer.device=cpu "
+                    "deepspeed.zero_force_ds_cpu_optimizer=false",
+                    "the optimizer's step on the CPU, and gradients and weights over the bus in each step",
+                    with_changes(config, "deepspeed", merge(config.deepspeed, keys)),
+                    devices,
+                )
+            ]
+        )
+
+
+def _price(price: str, before: Plan, after: Plan) -> str:
+    """In words, with the share of operations where these change."""
+    ratio = _operations(after) / _operations(before)
+    return f"{ratio - 1:+.0%} operations" if price == "computes again" else price or "none to speak of"
+
+
+def _operations(plan: Plan) -> int:
+    return plan.flops.model + plan.flops.recomputed
