@@ -29,49 +29,10 @@ from video_dit.training.loop import BatchSource, ValidationSource, train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, help="TOML file; what it does not say has its default")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="folder of shards, made by scripts/preprocess.py; or "
-        "videos, as it takes them, which are then decoded while training runs (its tables of the config are read, and "
-        "RUN/data says what became of each video)",
-    )
-    parser.add_argument(
-        "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
-    )
-    parser.add_argument("--run", type=Path, help="folder for the run; resumed if it exists")
-    parser.add_argument("--verify", action="store_true", help="first compare all shards with their checksums")
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="train nothing: say how many parameters, operations and bytes a step needs, whether that fits, and what "
-        "would make it fit; needs shards, no launcher and no run",
-    )
-    parser.add_argument(
-        "--gpus", metavar="64xH100-80GB", help="devices for --plan; without it those of this machine, one for each rank"
-    )
-    parser.add_argument(
-        "--utilisation",
-        type=share,
-        default=0.4,
-        help="for --plan: share of the devices' peak that a step is expected to reach (default 0.4)",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    args = parser.parse_intermixed_args()
+    args = arguments()
     if args.plan:
         show_plan(args)
         return
-    if args.run is None:
-        parser.error("the following arguments are required: --run")
-    if args.gpus is not None:
-        parser.error("--gpus is for --plan; training takes the devices that the launcher gives")
-
     with ranks() as rank:
         shards = folder_of_shards(args, rank)
         info = DatasetInfo.read(shards)
@@ -109,6 +70,49 @@ def main() -> None:
             config, model, dataset.empty_prompt(), dataset.text_segments(), training_batches(config, dataset, encode),
             held_out and held_out_batches(config, held_out, encode), run,
         )  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=CONFIG_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, help="TOML file; what it does not say has its default")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of shards, made by scripts/preprocess.py; or "
+        "videos, as it takes them, which are then decoded while training runs (its tables of the config are read, and "
+        "RUN/data says what became of each video)",
+    )
+    parser.add_argument(
+        "--validation", type=Path, help="folder of shards that are not trained on, to measure the loss on"
+    )
+    parser.add_argument("--run", type=Path, help="folder for the run; resumed if it exists")
+    parser.add_argument("--verify", action="store_true", help="first compare all shards with their checksums")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="train nothing: say how many parameters, operations and bytes a step needs, whether that fits, and what "
+        "would make it fit; needs shards, no launcher and no run",
+    )
+    parser.add_argument(
+        "--gpus", metavar="64xH100-80GB", help="devices for --plan; without it those of this machine, one for each rank"
+    )
+    parser.add_argument(
+        "--utilisation",
+        type=share,
+        default=0.4,
+        help="for --plan: share of the devices' peak that a step is expected to reach (default 0.4)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    args = parser.parse_intermixed_args()
+    if args.run is None and not args.plan:
+        parser.error("the following arguments are required: --run")
+    if args.gpus is not None and not args.plan:
+        parser.error("--gpus is for --plan; training takes the devices that the launcher gives")
+    return args
 
 
 def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
