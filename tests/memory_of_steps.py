@@ -31,7 +31,7 @@ def measure(config: Config) -> int:
     gc.collect()  # what an earlier run left must not be freed while this one is counted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         engine = Engine(build_model(config, encoded), config)
-        averages = AveragedWeights(engine.shards())
+        averages = AveragedWeights(engine.shards(), config.training)
         batch_size = micro_batch_size(config, engine.num_ranks)
         prompts = TextCondition(
             torch.randn(batch_size, encoded.text_length, encoded.text_width),
@@ -49,7 +49,7 @@ def measure(config: Config) -> int:
                     loss, _ = loss_function(engine.model, batch)
                     engine.backward(loss)
                     del loss
-                averages.update(engine.shards(), 0.9)
+                averages.update(engine.shards(), 0)
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     start = next(event.start_ns() for event in events if event.name() == "second step")
     live = peak = 0

@@ -24,7 +24,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("num_ranks", "zero_stage", "optimizer"),
-    [(1, 0, "adamw"), (2, 0, "adamw"), (1, 2, "adamw"), (2, 2, "muon"), (1, 3, "adamw"), (2, 3, "adamw")],
+    [(1, 0, "adamw"), (2, 2, "muon"), (1, 3, "adamw"), (2, 3, "adamw")],
 )
 def test_raw_weights_are_those_of_training_bit_for_bit(
     num_ranks: int, zero_stage: int, optimizer: str, tiny_shards: Path, tmp_path: Path
