@@ -18,6 +18,11 @@ Holds = Literal["latents", "videos"]
 """What shards hold of a clip: what the autoencoder made of it, or the place from which training decodes it."""
 
 
+def bucket_name(pixels: Iterable[int]) -> str:
+    """Of a shape of clips: frames x height x width, such as "8x32x32"."""
+    return "x".join(map(str, pixels))
+
+
 class Bucket(NamedTuple):
     """One shape of clips: in pixels, and as latents."""
 
@@ -34,8 +39,7 @@ class Bucket(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Frames x height x width, such as "8x32x32"."""
-        return "x".join(map(str, self.pixels))
+        return bucket_name(self.pixels)
 
 
 def covering(grids: Iterable[Grid]) -> Grid:

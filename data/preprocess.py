@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.dataset_info import Bucket, DatasetInfo, Holds, covering
+from data.dataset_info import Bucket, DatasetInfo, Holds, bucket_name, covering
 from data.engine import Engine
 from data.output import OutputFolder, output_folder
 from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of
@@ -23,7 +23,6 @@ from data.report.tables import (
     table_bytes,
 )
 from data.sources.discovery import discover
-from data.stages.buckets import bucket_name
 from data.stages.encoding import EncoderSource
 from data.units.looks import Look
 from video_dit.config import Config

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,9 @@ class Progress(Protocol):
 
 ShowProgress = Callable[[str, str, int], AbstractContextManager[Progress]]
 """What is done, what is counted, and how many of it there are."""
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -136,9 +139,7 @@ class Preprocessing:
         entries = [entry for entry in self.inputs if entry.video is not None]
         grids = self.grids
         units = probe_units([entry.video for entry in entries if entry.video is not None], self.config.data.limits)
-        starts = list(accumulate((unit.count for unit in units), initial=0))
-        for index, result in self._stage("probing", "video", units):
-            of_unit = entries[starts[index] : starts[index + 1]]
+        for of_unit, result in self._shared_out("probing", "video", units, entries):
             for entry, found in zip(of_unit, read_probe(result), strict=True):
                 if isinstance(found, VideoInfo):
                     entry.info = found
@@ -243,10 +244,8 @@ class Preprocessing:
                 candidate.drop = drop_captions([caption.text for caption in candidate.captions], config.filters)
 
     def _described(self, label: str, units: list[Unit]) -> Iterator[tuple[Candidate, object]]:
-        kept = self._kept()
-        starts = list(accumulate((unit.count for unit in units), initial=0))
-        for index, result in self._stage(label, "clip", units):
-            yield from zip(kept[starts[index] : starts[index + 1]], read_descriptions(result), strict=True)
+        for candidates, result in self._shared_out(label, "clip", units, self._kept()):
+            yield from zip(candidates, read_descriptions(result), strict=True)
 
     def assign_buckets(self) -> None:
         for candidate in self._kept():
@@ -319,6 +318,14 @@ class Preprocessing:
         entry.drop = drop
         if drop is not None:
             self._dropped_now[drop.rule] += 1
+
+    def _shared_out(
+        self, label: str, counted: str, units: Sequence[Unit], items: Sequence[T]
+    ) -> Iterator[tuple[Sequence[T], bytes]]:
+        """With each result those of the items, which the units share in their order, that it is about."""
+        starts = list(accumulate((unit.count for unit in units), initial=0))
+        for index, result in self._stage(label, counted, units):
+            yield items[starts[index] : starts[index + 1]], result
 
     def _stage(self, label: str, counted: str, units: Sequence[Unit]) -> Iterator[tuple[int, bytes]]:
         """The results as they come, while progress is shown, with what has been dropped meanwhile."""

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data.dataset_info import bucket_name
 from data.report.drops import Drop, find_drops
 from data.report.examples import Thumbnail, thumbnails
 from data.report.histogram import Histogram, chart, histogram
 from data.report.markup import Markup, element, joined, verbatim
 from data.report.scores import Limit, Scores, charted
 from data.report.summary import count_notes, limit, number, share, shortened, shown
-from data.report.tables import CLIPS_FILE, VIDEOS_FILE, bucket_name, clips_per_bucket
+from data.report.tables import CLIPS_FILE, VIDEOS_FILE, clips_per_bucket
 from video_dit.config import Config
 
 REPORT_FILE = "report.html"
@@ -140,7 +141,7 @@ def _buckets(clips: pa.Table, strips: Mapping[str, Thumbnail]) -> Markup:
     parts = [element("p", "Frames x height x width, how many clips, and some of them at random.", class_="faint")]
     for index, (shape, count) in enumerate(counts.items()):
         line = (
-            element("code", bucket_name(*shape)),
+            element("code", bucket_name(shape)),
             element("span", _counted(count, "clip"), class_="number"),
             element("span", share(count, kept), class_="number"),
             element("span", class_="bar", style=f"width:{100 * count / most:.1f}%"),

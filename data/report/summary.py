@@ -6,8 +6,9 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.dataset_info import bucket_name
 from data.report.drops import Drop, find_drops
-from data.report.tables import bucket_name, clips_per_bucket
+from data.report.tables import clips_per_bucket
 
 _JOINERS = "\u200c\u200d"
 """Invisible, and parts of emoji and of words in some scripts."""
@@ -26,7 +27,7 @@ def summary(videos: pa.Table, clips: pa.Table) -> str:
     ]
     if buckets := clips_per_bucket(clips):
         lines.append("kept, by frames x height x width:")
-        lines += _columns([bucket_name(*shape), f"{count:,}", share(count, kept)] for shape, count in buckets.items())
+        lines += _columns([bucket_name(shape), f"{count:,}", share(count, kept)] for shape, count in buckets.items())
     if drops := find_drops(videos, clips):
         lines.append("dropped:")
         heads = ["", "videos", "clips", "limit", "median", "reason"]

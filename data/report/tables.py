@@ -114,11 +114,6 @@ def scorers_of(clips: pa.Table) -> list[str]:
     return [name for name in clips.schema.names if name not in fixed]
 
 
-def bucket_name(frames: int, height: int, width: int) -> str:
-    """Of a shape of clips, as everywhere in a data set's folder."""
-    return f"{frames}x{height}x{width}"
-
-
 def clips_per_bucket(clips: pa.Table) -> dict[tuple[int, int, int], int]:
     """How many clips were kept of each shape (frames, height, width), the most frequent first."""
     shapes = ["frames", "height", "width"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 from math import log, sqrt
 
+from data.dataset_info import bucket_name
 from data.decoders import Size
 from data.stages.filters import Drop
 from video_dit.config import Config
@@ -12,11 +13,6 @@ from video_dit.shapes import Compression, Grid, latent_grid, token_grid
 
 ROUNDING = 1e-6
 """Of seconds in frames, and of pixels in tokens."""
-
-
-def bucket_name(grid: Grid) -> str:
-    """FRAMESxHEIGHTxWIDTH"""
-    return "x".join(map(str, grid))
 
 
 def make_buckets(config: Config, autoencoder: Compression) -> list[Grid]:

@@ -22,19 +22,18 @@ class Drop(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A rule: a measured name and the least or the most that it may be."""
+    """A rule: the least or the most that a score may be; `words` say in a reason which one it is."""
 
     rule: str
-    measured: str
+    score: str
+    words: str
     threshold: float
     is_least: bool
 
     def check(self, score: float) -> Drop | None:
         if score >= self.threshold if self.is_least else score <= self.threshold:
             return None
-        return Drop(
-            self.rule, f"{self.measured} {'below' if self.is_least else 'above'} the limit", score, self.threshold
-        )
+        return Drop(self.rule, f"{self.words} {'below' if self.is_least else 'above'} the limit", score, self.threshold)
 
 
 _OF_VIDEOS = {"seconds": "seconds", "side": "shorter side", "aspect": "width / height"}
@@ -58,7 +57,7 @@ def scorer_limits(config: FiltersConfig) -> list[Limit]:
     """Those of the user's own scorers."""
     tables = (("min_scores", config.min_scores, True), ("max_scores", config.max_scores, False))
     return [
-        Limit(f"filters.{table}.{name}", name, threshold, is_least)
+        Limit(f"filters.{table}.{name}", name, name, threshold, is_least)
         for table, thresholds, is_least in tables
         for name, threshold in thresholds.items()
     ]
@@ -69,19 +68,12 @@ def _limits(config: FiltersConfig, measured: Mapping[str, str]) -> Iterator[Limi
         for prefix, is_least in (("min", True), ("max", False)):
             threshold = getattr(config, f"{prefix}_{name}", None)
             if threshold is not None:
-                yield Limit(f"filters.{prefix}_{name}", words, threshold, is_least)
+                yield Limit(f"filters.{prefix}_{name}", name, words, threshold, is_least)
 
 
-def first_drop(limits: Iterable[Limit], scores: Mapping[str, float], names: Mapping[str, str]) -> Drop | None:
-    """By the first limit that a score does not keep; what has no score passes.
-
-    Args:
-        limits: in the order in which they are asked.
-        scores: by the keys of `names`.
-        names: the limits' words for them.
-    """
-    by_words = {names.get(name, name): score for name, score in scores.items()}
-    drops = (limit.check(by_words[limit.measured]) for limit in limits if limit.measured in by_words)
+def first_drop(limits: Iterable[Limit], scores: Mapping[str, float]) -> Drop | None:
+    """By the first limit, in their order, that a score does not keep; what has no score passes."""
+    drops = (limit.check(scores[limit.score]) for limit in limits if limit.score in scores)
     return next((drop for drop in drops if drop), None)
 
 
@@ -90,11 +82,11 @@ def drop_video(info: VideoInfo, config: FiltersConfig) -> Drop | None:
     scores = {"side": float(min(height, width)), "aspect": width / height}
     if info.duration is not None:
         scores["seconds"] = info.duration
-    return first_drop(video_limits(config), scores, _OF_VIDEOS)
+    return first_drop(video_limits(config), scores)
 
 
 def drop_clip(scores: Mapping[str, float], config: FiltersConfig) -> Drop | None:
-    return first_drop([*clip_limits(config), *scorer_limits(config)], scores, _OF_CLIPS)
+    return first_drop([*clip_limits(config), *scorer_limits(config)], scores)
 
 
 def drop_captions(captions: Iterable[str], config: FiltersConfig) -> Drop | None:
@@ -102,5 +94,5 @@ def drop_captions(captions: Iterable[str], config: FiltersConfig) -> Drop | None
     if config.min_caption_length is None:
         return None
     length = max((len(caption) for caption in captions), default=0)
-    limit = Limit("filters.min_caption_length", "length of the longest caption", config.min_caption_length, True)
-    return limit.check(length)
+    words = "length of the longest caption"
+    return Limit("filters.min_caption_length", "caption_length", words, config.min_caption_length, True).check(length)

@@ -7,12 +7,11 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from data.dataset_info import Holds, ShardInfo
+from data.dataset_info import Holds, ShardInfo, bucket_name
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
 from data.shards import Cut, StoredSample, shard_of
-from data.stages.buckets import bucket_name
 from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, keep_clips, load_encoders, prompt_alone
 from data.units.jobs import ClipJob, opened
 from data.video import Window, read_clips

@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from video_files import FILES
 
+from data.dataset_info import bucket_name
 from data.probe import probe
 from data.report.tables import (
     VIDEO_SCHEMA,
-    bucket_name,
     build_table,
     clip_schema,
     clips_per_bucket,
@@ -77,7 +77,7 @@ def test_buckets_are_counted_among_clips_that_were_kept() -> None:
     rows = [dict(zip(("frames", "height", "width"), shape, strict=True)) for shape in shapes] + [{"rule": "unreadable"}]
     counts = clips_per_bucket(build_table(rows, clip_schema([])))
     assert list(counts.items()) == [((16, 32, 32), 3), ((4, 8, 8), 2), ((8, 32, 32), 2)]
-    assert bucket_name(16, 32, 48) == "16x32x48"
+    assert bucket_name((16, 32, 48)) == "16x32x48"
 
 
 def test_parquet_says_nothing_of_when_it_was_written() -> None:
