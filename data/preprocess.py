@@ -70,7 +70,7 @@ def preprocess(
     Raises:
         UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards,
             or no clip is left, with the change that would help.
-    """  # fmt: skip
+    """
     folder = output_folder(out)
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
@@ -112,7 +112,7 @@ def explain(
 
     Raises:
         UserError: as `preprocess`.
-    """  # fmt: skip
+    """
     videos, dropped = discover(source, config.data)
     with engine as running:
         work = Preprocessing(videos, dropped, config, encoders, running, results, show_progress)

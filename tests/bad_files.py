@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.stream import Disposition
 from video_files import EVEN, FILES, TICKS, with_index_in_front, write_video
 
@@ -25,13 +26,17 @@ def latin_metadata(folder: Path) -> Path:
     return path
 
 
+def _mux_silence(container: OutputContainer, stream: av.AudioStream) -> None:
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+    frame.sample_rate = stream.rate
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
 def _sound(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        _mux_silence(container, stream)
     return path
 
 
@@ -66,10 +71,7 @@ def _cover_alone(folder: Path) -> Path:
         cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
         cover.disposition = Disposition.attached_pic
         container.mux(cover.encode(av.VideoFrame(32, 32, "rgb24")))
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        container.mux(sound.encode(frame))
-        container.mux(sound.encode())
+        _mux_silence(container, sound)
     return path
 
 

@@ -77,7 +77,7 @@ def keep_clips(
     grid: Grid,
     fps: float,
     text_encoder: TextEncoder,
-) -> list[StoredSample]:  # fmt: skip
+) -> list[StoredSample]:
     """Their places in place of latents.
 
     Args:
