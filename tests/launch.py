@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,10 +23,14 @@ def run_script(name: str, *arguments: object, environment: dict[str, str] | None
 
 
 def start(*command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Starts a Python program without a GPU, as a terminal does: its signals are its own, and its children's."""
+    """Starts a Python program without a GPU, as a terminal does: its signals are its own, and its children's.
+
+    A shell that runs the tests in the background lets them ignore interrupts, and they would pass that on.
+    """
     return subprocess.Popen(
         [sys.executable, *map(str, command)], env=cpu_environment(environment or {}), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

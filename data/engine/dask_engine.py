@@ -1,7 +1,6 @@
 """Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
 
 import os
-import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -96,20 +95,14 @@ def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> 
     return result
 
 
-class _Manners(WorkerPlugin):
-    """Of each worker, also of those that replace others.
-
-    An interrupt from the terminal, which reaches all processes, is the driver's alone: it ends the workers. Each sees
-    one GPU, in turns.
-    """
+class _OneGpuEach(WorkerPlugin):
+    """Shows each worker one GPU, in turns; also those that replace others."""
 
     def __init__(self, gpus: Sequence[str]) -> None:
         self._gpus = gpus
 
     def setup(self, worker: Worker) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if self._gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
 
 
 @contextmanager
@@ -136,8 +129,9 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
-        client.register_plugin(_Manners(visible.split(",") if num_gpus else ()))
+        if num_gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+            client.register_plugin(_OneGpuEach(visible.split(",")))
         yield DaskEngine(client, time_limit)
 
 
