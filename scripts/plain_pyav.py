@@ -43,10 +43,12 @@ def decode_and_resize(
     reformatter, count = VideoReformatter(), 0
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams[info.stream]
-        stream.thread_type, stream.thread_count = threads, 1 if threads == "NONE" else 0
+        num_threads = 1 if threads == "NONE" else 0
+        stream.thread_type, stream.thread_count = threads, num_threads
         stream.codec_context.skip_frame = skip_frame
         for frame in container.decode(stream):
             if fps is None or frame.time - info.start >= count / fps:
-                reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
+                scaled = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=num_threads)
+                scaled.to_ndarray()
                 count += 1
     return count

@@ -1,6 +1,7 @@
 """Works that take turns, and the time that each takes: by the clock, and of the processors by all its processes."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,9 @@ from command_line import progress_bar
 from model_speed import compare
 
 WARM_UPS = 1
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+"""Seconds in which the system counts processor time: shorter works take one."""
 
 Work = Callable[[], object]
 
@@ -39,7 +43,7 @@ def in_turns(works: dict[str, Work], repeats: int, label: str) -> dict[str, list
             start, cpu = time.perf_counter(), cpu_seconds()
             work()
             if repeat >= 0:
-                taken[name].append(Taken(time.perf_counter() - start, cpu_seconds() - cpu))
+                taken[name].append(Taken(time.perf_counter() - start, max(TICK, cpu_seconds() - cpu)))
     return taken
 
 

@@ -84,7 +84,7 @@ class _Scaler:
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        scaled = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation="AREA")
+        scaled = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation="AREA", threads=1)
         pixels = scaled.to_ndarray()
         if self.info.mirrored:
             pixels = pixels[:, ::-1]

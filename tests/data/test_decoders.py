@@ -1,5 +1,6 @@
 """Each decoder against all frames of a file, decoded in order by PyAV alone."""
 
+import multiprocessing
 import shutil
 import sys
 from collections.abc import Sequence
@@ -322,3 +323,16 @@ def test_names_of_all_kinds_are_opened(tmp_path: Path) -> None:
         path = Path(shutil.copy(plain, tmp_path / name))
         info = probe(path, LIMITS)
         assert len(list(read_frames(path, info, [0.0], info.size, "auto", LIMITS))) == 1
+
+
+def test_a_process_that_is_forked_while_a_video_is_read_can_let_go_of_it(tmp_path: Path) -> None:
+    """As a loader's worker does with what the garbage collector finds; threads do not live on in it."""
+    path = FILES["b_frames"](tmp_path)
+    limits = DataConfig().limits
+    frames = read_frames(path, probe(path, limits), (k / 24 for k in range(48)), (480, 640), "pyav", limits)
+    next(frames)
+    process = multiprocessing.get_context("fork").Process(target=frames.close)
+    process.start()
+    process.join(timeout=60)
+    process.kill()
+    assert process.exitcode == 0
