@@ -91,7 +91,7 @@ def test_an_item_is_forgiven_deaths_that_came_from_outside(tmp_path: Path) -> No
     """Processes that were killed while they worked on it: as many as may be, and those of an earlier run."""
 
     def die_in(item: str, run: str) -> None:
-        process = multiprocessing.get_context("fork").Process(target=enter_and_die, args=(tmp_path, item, run))
+        process = multiprocessing.get_context("spawn").Process(target=enter_and_die, args=(tmp_path, item, run))
         process.start()
         process.join()
         assert process.exitcode == 1
