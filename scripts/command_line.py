@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 from video_dit.config import describe
-from video_dit.errors import UserError
+from video_dit.errors import RankError, UserError
 
 CONFIG_HELP = "keys of the config, for --config files and for table.key=value on the command line:\n\n" + describe()
 
@@ -25,7 +25,7 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

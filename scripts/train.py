@@ -24,7 +24,7 @@ from video_dit.models import build_model
 from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
 from video_dit.training.checkpoint import load_initial_weights
-from video_dit.training.engine import ranks, wait_for_all
+from video_dit.training.engine import lost_ranks_told, ranks, wait_for_all
 from video_dit.training.loop import BatchSource, ValidationSource, train
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     if args.plan:
         show_plan(args)
         return
-    with ranks() as rank:
+    with ranks() as rank, lost_ranks_told(rank):
         shards = folder_of_shards(args, rank)
         info = DatasetInfo.read(shards)
         config = load_config(args.config, args.overrides, fixed=info.tables)

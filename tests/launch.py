@@ -43,8 +43,13 @@ def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
     return found
 
 
-def train(num_ranks: int, *arguments: object) -> None:
-    """Runs scripts/train.py on this many CPU ranks, one thread each, without a launcher in between."""
+def start_ranks(
+    num_ranks: int, *arguments: object, prepare: dict[int, Callable[[], None]] | None = None
+) -> list[subprocess.Popen[str]]:
+    """Starts scripts/train.py on this many CPU ranks, one thread each, without a launcher in between.
+
+    `prepare` is called in the process of a rank before it starts.
+    """
     command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *map(str, arguments)]
     common = {
         "WORLD_SIZE": str(num_ranks),
@@ -52,16 +57,22 @@ def train(num_ranks: int, *arguments: object) -> None:
         "MASTER_PORT": free_port(),
         "OMP_NUM_THREADS": "1",
     }
-    processes = [
+    return [
         subprocess.Popen(
             command,
             env=cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=(prepare or {}).get(rank),
         )
         for rank in range(num_ranks)
     ]
+
+
+def train(num_ranks: int, *arguments: object) -> None:
+    """Runs scripts/train.py as `start_ranks` does, to its end."""
+    processes = start_ranks(num_ranks, *arguments)
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
 

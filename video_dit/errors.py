@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """Names the file or key, what was found, what was expected and what to do; programs print it and exit with 2."""
+
+
+class RankError(UserError):
+    """What befalls one of several ranks, which tells it; other errors are those of all, and told once."""

@@ -7,8 +7,9 @@
 - validation.jsonl: one line per validation
 - tensorboard/: the same, to look at
 - checkpoints/latest: the name of the newest complete checkpoint
-- checkpoints/step-000500/: DeepSpeed's state, checkpoint.json, and the averaged weights: ema.safetensors, and
-  power-0.1.safetensors for each of training.ema_widths
+- checkpoints/step-000500/: pieces of the weights and of the optimizer's state, one file for each rank that wrote them:
+  rank-00000.safetensors; checkpoint.json; and the averaged weights: ema.safetensors, and power-0.1.safetensors for
+  each of training.ema_widths
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
@@ -195,6 +196,11 @@ class RunFolder:
         complete = _complete(self.checkpoints)
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             shutil.rmtree(old)
+
+    def forget_unfinished_checkpoints(self) -> None:
+        """Of a run that was killed while it wrote one."""
+        for unfinished in self.checkpoints.glob("step-*.unfinished"):
+            shutil.rmtree(unfinished)
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step-{step:06d}"

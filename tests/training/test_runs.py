@@ -75,19 +75,6 @@ def test_micro_batches_do_not_change_the_losses(reference: Path, tiny_shards: Pa
     assert ours == pytest.approx(losses(reference), abs=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_a_run_in_two_parts_is_the_same_run(tiny_shards: Path, tmp_path: Path, zero_stage: int) -> None:
-    """Bit for bit: the losses, the averaged weights and, through the losses, the optimizer."""
-    settings = (f"training.zero_stage={zero_stage}", "training.checkpoint_every=5", "training.schedule=constant")
-    whole = start(tmp_path / "whole", tiny_shards, 1, *settings)
-    start(tmp_path / "parts", tiny_shards, 1, *settings, "training.steps=8")
-    parts = start(tmp_path / "parts", tiny_shards, 1, *settings)
-    assert parts == whole
-    for name, theirs in weights(tmp_path / "whole", NUM_STEPS).items():
-        assert torch.equal(weights(tmp_path / "parts", NUM_STEPS)[name], theirs), name
-
-
 @pytest.fixture(scope="module")
 def held_out_shards(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of another split of the same manifest."""

@@ -57,4 +57,7 @@ class TrainingConfig(Table):
         None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
     )
     keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
+    step_time_limit: NotNegative = Field(
+        1800.0, description="seconds after which a step that does not end ends the run and says who waits; 0: none"
+    )
     num_workers: CountOrZero = Field(0, description="processes that load data, per rank; 0: none")

@@ -1,14 +1,11 @@
-"""DeepSpeed, and nothing else of the project knows it: starting ranks, ZeRO, checkpoints, weights that are sharded."""
+"""DeepSpeed, and nothing else of the project knows it: starting ranks, ZeRO, weights that are sharded."""
 
-import io
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from video_dit.config import Config, TrainingConfig
-from video_dit.errors import UserError
+from video_dit.errors import RankError, UserError
+from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
 # DeepSpeed reads these while it is imported; a user who sets them wins.
 os.environ.setdefault("DS_LOG_LEVEL", "warning")
@@ -28,7 +26,6 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(deepspeed|to
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import deepspeed.runtime.compiler  # noqa: E402
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
 
 @contextmanager
@@ -57,6 +54,24 @@ def ranks() -> Iterator[int]:
 def wait_for_all() -> None:
     """Until every rank is here."""
     dist.barrier()
+
+
+@contextmanager
+def lost_ranks_told(rank: int) -> Iterator[None]:
+    """
+    Raises:
+        RankError: another rank has ended, which is all that its connection tells.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # as gloo raises it; NCCL's errors have a class of their own
+        message = str(error).splitlines()[0]
+        if not isinstance(error, dist.DistError) and "gloo" not in message:
+            raise
+        raise RankError(
+            f"rank {rank} has lost another rank, which says why it ended or was killed ({message}); the same command "
+            "goes on from the last checkpoint"
+        ) from error
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +185,8 @@ class Engine:
         self.device = self._engine.device
         self.model = self._engine
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
+        self._state = _optimizer_state(self._engine, self._optimizer, self.rank)
+        self._hosts = dist.new_group(backend="gloo")
         self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -187,7 +204,7 @@ class Engine:
         return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._parameters()}
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors in CPU memory from what each rank holds of them, in the layout of `shards()`."""
+        """Whole tensors from what each rank holds of them, in the layout of `shards()`: in rank 0's CPU memory."""
         whole = {}
         for name, parameter in self._parameters():
             tensor = shards[name]
@@ -195,7 +212,8 @@ class Engine:
                 parts = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
                 dist.all_gather(parts, tensor.contiguous())
                 tensor = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
-            whole[name] = tensor.detach().cpu().contiguous()
+            if self.rank == 0:
+                whole[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return whole
 
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -210,16 +228,42 @@ class Engine:
             shards[name] = tensor
         return shards
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Writes DeepSpeed's state of all ranks to folder/tag."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    def copy_of_pieces(self) -> Iterator[tuple[str, int, Tensor]]:
+        """This rank's share of the weights and of the optimizer's state in CPU memory: key, start and values."""
+        for index, piece in enumerate(self._state.pieces()):
+            if not piece.everywhere or index % self.num_ranks == self.rank:
+                yield piece.key, piece.start, piece.values.to("cpu", copy=True)
 
-    def load(self, folder: Path, tag: str) -> None:
-        self._engine.load_checkpoint(str(folder), tag=tag)
+    def counters(self) -> dict[str, Any]:
+        """What goes on beside the tensors; JSON."""
+        scaler = self._loss_scaler()
+        return {"optimizer": self._state.counters(), "loss_scaler": scaler and scaler.state_dict()}
+
+    def load(self, read: Read, counters: Mapping[str, Any]) -> None:
+        """Goes on from pieces and counters, which any number of ranks may have saved at any ZeRO stage."""
+        self._state.load(read, counters["optimizer"])
+        scaler = self._loss_scaler()
+        if scaler is not None and counters["loss_scaler"] is not None:
+            scaler.load_state_dict(counters["loss_scaler"])
+
+    def _loss_scaler(self) -> Any:
+        """PyTorch's, under fp16; DeepSpeed keeps it in its optimizer, or without ZeRO in its engine."""
+        of_engine = getattr(self._engine, "torch_autocast_z0_gradscaler", None)
+        return getattr(self._optimizer, "torch_autocast_gradscaler", of_engine)
+
+    def store(self) -> dist.Store:
+        """Of short texts, which all ranks share."""
+        return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
+
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether any rank has set it. All ranks wait here for each other, but for no GPU."""
+        agreed = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._hosts)
+        return [bool(flag) for flag in agreed]
 
     @property
     def identity(self) -> dict[str, int]:
-        """What a checkpoint must have in common with the run that resumes it."""
+        """How many ranks there are, and at which ZeRO stage."""
         return self._identity
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -229,26 +273,17 @@ class Engine:
     def __str__(self) -> str:
         return f"{self.num_ranks} x {self.device.type}, ZeRO {self._identity['zero_stage']}"
 
-    def wait_for_ranks(self) -> None:
-        dist.barrier()
-
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
 
 
-def checkpoint_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The fp32 weights that the optimizer went on with, of a checkpoint of any ZeRO stage and number of ranks.
-
-    No ranks are needed. DeepSpeed's files are unpickled, which runs what they say: for runs of one's own.
-    """
-    zero_stage = json.loads((checkpoint / "checkpoint.json").read_text())["zero_stage"]
-    if zero_stage == 0:
-        file = checkpoint / "mp_rank_00_model_states.pt"
-        weights = torch.load(file, map_location="cpu", weights_only=False)["module"]
-    else:
-        with redirect_stdout(io.StringIO()):  # it tells what it reads
-            weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+def _optimizer_state(engine: Any, optimizer: Any, rank: int) -> OptimizerState:
+    model, parameters = engine.module, list(engine.module.parameters())
+    if hasattr(parameters[0], "ds_tensor"):
+        return PartitionedState(model, optimizer, rank)
+    if any(hasattr(parameter, "_hp_mapping") for parameter in parameters):
+        return FragmentedState(model, optimizer)
+    return WholeState(model, optimizer)
 
 
 logging.getLogger("DeepSpeed").setLevel(os.environ["DS_LOG_LEVEL"].upper())

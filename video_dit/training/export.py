@@ -13,7 +13,8 @@ from video_dit.config import Config, Precision
 from video_dit.errors import UserError
 from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
-from video_dit.training.engine import checkpoint_weights
+from video_dit.training.optimizer_state import WEIGHTS
+from video_dit.training.piece_files import PieceReader
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -68,9 +69,12 @@ def export_run(
 def _from_checkpoint(run: RunFolder, kind: Literal["averaged", "raw"], step: int | None) -> _Source:
     checkpoint = run.chosen_checkpoint(step)
     number = str(step_of(checkpoint))
-    if kind == "raw":
-        return _Source(checkpoint_weights(checkpoint), "raw", number)
-    return _Source(load_file(checkpoint / "ema.safetensors"), "exponential average", number)
+    averaged = load_file(checkpoint / "ema.safetensors")
+    if kind == "averaged":
+        return _Source(averaged, "exponential average", number)
+    pieces = PieceReader(checkpoint)
+    raw = {name: pieces.read_whole(f"{WEIGHTS}/{name}").view_as(tensor) for name, tensor in averaged.items()}
+    return _Source(raw, "raw", number)
 
 
 def _from_file(run: RunFolder, file: Path) -> _Source:

@@ -11,12 +11,14 @@ from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.run_folder import RunFolder
 from video_dit.shapes import Grid, token_grid
 from video_dit.training.averages import AveragedWeights
-from video_dit.training.checkpoint import resume, save_checkpoint, save_snapshot
+from video_dit.training.checkpoint import Checkpoints, save_snapshot
 from video_dit.training.engine import Engine, micro_batch_size
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
 from video_dit.training.schedule import learning_rate_factor
+from video_dit.training.stop import StopRequest
 from video_dit.training.validation import validation_loss
+from video_dit.training.watchdog import Watchdog
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
 """rank, number of ranks, micro-batch size and the step to start at, to that rank's micro-batches from there on."""
@@ -51,7 +53,8 @@ def train(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards(), training)
-    first_step = resume(run, engine, averages)
+    checkpoints = Checkpoints(run, engine, averages, training.keep_checkpoints)
+    first_step = checkpoints.resume()
     micro_batch = micro_batch_size(config, engine.num_ranks)
     batches = load_batches(engine.rank, engine.num_ranks, micro_batch, first_step)
     loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
@@ -62,11 +65,14 @@ def train(
         run.forget_snapshots_after(first_step)
         progress = Progress(run, first_step, training.steps)
 
+    watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
+    stop = StopRequest()
     stopwatch = Stopwatch()
     num_tokens = 0
     losses: list[Tensor] = []
     by_bins: list[Tensor] = []
     for step in range(first_step, training.steps):
+        watchdog.enter(step + 1, "training")
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
         loss, by_bin, step_tokens = _optimizer_step(engine, loss_function, batches, stopwatch)
@@ -76,7 +82,9 @@ def train(
         by_bins.append(by_bin)
 
         done = step + 1
-        checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps
+        stopping, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
+        checkpoints.attend(writing, failed)
+        checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps or stopping
         if done % training.log_every == 0 or checkpoint_due:
             means = engine.sum_over_ranks(torch.stack(losses)) / engine.num_ranks
             by_t = means_by_bin(engine.sum_over_ranks(torch.stack(by_bins).sum(0)))
@@ -87,6 +95,7 @@ def train(
             losses.clear()
             by_bins.clear()
         if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
+            watchdog.enter(done, "validating")
             held_out = load_validation(engine.rank, engine.num_ranks, micro_batch)
             by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
             if progress is not None:
@@ -96,10 +105,17 @@ def train(
             save_snapshot(run, engine, averages, done)
             stopwatch.lap()
         if checkpoint_due:
-            save_checkpoint(run, engine, averages, done, training.keep_checkpoints)
+            watchdog.enter(done, "saving")
+            checkpoints.save(done)
             stopwatch.lap()
+        if stopping:
+            break
+    checkpoints.finish()
+    watchdog.close()
     if progress is not None:
         progress.close()
+        if checkpoints.published < training.steps:
+            print(f"stopped by a signal after {checkpoints.published} steps; the same command goes on")
         print(f"averaged weights: {run.averaged_weights()}")
 
 

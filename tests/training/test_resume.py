@@ -1,0 +1,164 @@
+"""Stops, kills and resumes that must not change a run, and failures that must end it with a word."""
+
+import json
+import resource
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from launch import losses, start_ranks, train, wait_for
+from safetensors.torch import load_file
+
+from video_dit.errors import UserError
+from video_dit.training.piece_files import PieceName, PieceReader, write_pieces
+
+NUM_STEPS = 20
+SETTINGS = (*TINY, "training.schedule=constant", "training.log_every=1", "training.checkpoint_every=4")
+
+
+def start(run: Path, shards: Path, num_ranks: int, *overrides: str) -> list[float]:
+    train(num_ranks, "--data", shards, "--run", run, *SETTINGS, f"training.steps={NUM_STEPS}", *overrides)
+    return losses(run)
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    """All of the last checkpoint."""
+    folder = run / f"checkpoints/step-{NUM_STEPS:06d}"
+    pieces = PieceReader(folder)
+    averaged = {f"ema/{name}": tensor for name, tensor in load_file(folder / "ema.safetensors").items()}
+    return averaged | {key: pieces.read_whole(key) for key in pieces.keys}
+
+
+def interrupt(
+    run: Path, shards: Path, num_ranks: int, after: int, how: signal.Signals, *overrides: str
+) -> list[tuple[int, str]]:
+    """Starts the run, sends the last rank a signal after some steps, and returns how each ended and what it said."""
+
+    def reached() -> bool:
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+        return len(rows) >= after
+
+    arguments = ("--data", shards, "--run", run, *SETTINGS, "training.steps=2000", *overrides)
+    processes = start_ranks(num_ranks, *arguments)
+    wait_for(reached)
+    processes[-1].send_signal(how)
+    return ends(processes)
+
+
+def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 0), (2, 2), (2, 3)])
+def test_a_run_that_is_stopped_and_killed_is_the_same_run(
+    tiny_shards: Path, tmp_path: Path, num_ranks: int, zero_stage: int
+) -> None:
+    """Bit for bit: losses, weights, averages and the optimizer's state."""
+    stage = f"training.zero_stage={zero_stage}"
+    whole = start(tmp_path / "whole", tiny_shards, num_ranks, stage)
+    run = tmp_path / "parts"
+    for code, said in interrupt(run, tiny_shards, num_ranks, 2, signal.SIGTERM, stage):
+        assert code == 0, said
+    stopped_after = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert (run / f"checkpoints/step-{stopped_after:06d}").exists()
+    (run / "checkpoints/step-000099.unfinished").mkdir()  # as a kill while saving leaves it
+    *others, (code, _) = interrupt(run, tiny_shards, num_ranks, stopped_after + 5, signal.SIGKILL, stage)
+    assert code == -signal.SIGKILL
+    for code, said in others:
+        assert code == 2
+        assert "has lost another rank" in said
+        assert "Traceback" not in said
+    assert start(run, tiny_shards, num_ranks, stage) == whole
+    ours, theirs = state(run), state(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+    assert not list((run / "checkpoints").glob("*.unfinished"))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_goes_on_at_any_zero_stage_on_any_number_of_ranks(
+    tiny_shards: Path, tmp_path: Path, optimizer: str
+) -> None:
+    settings = (f"training.optimizer={optimizer}", f"training.gradient_clipping={int(optimizer == 'adamw')}")
+    legs = {"adamw": [(1, 0), (2, 3), (1, 2), (4, 1), (2, 0)], "muon": [(1, 0), (2, 2), (1, 1), (2, 0), (2, 1)]}
+    whole = start(tmp_path / "whole", tiny_shards, 1, "training.zero_stage=0", *settings)
+    for leg, (num_ranks, zero_stage) in enumerate(legs[optimizer], start=1):
+        parts = start(
+            tmp_path / "parts", tiny_shards, num_ranks, *settings, f"training.zero_stage={zero_stage}",
+            f"training.steps={leg * NUM_STEPS // 5}",
+        )  # fmt: skip
+    assert parts == pytest.approx(whole, abs=1e-4)
+    ours, theirs = state(tmp_path / "parts"), state(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_rank_that_hangs_ends_the_run_and_is_named(tiny_shards: Path, tmp_path: Path) -> None:
+    arguments = (
+        "--data",
+        tiny_shards,
+        "--run",
+        tmp_path,
+        *SETTINGS,
+        "training.steps=2000",
+        "training.step_time_limit=5",
+    )
+    processes = start_ranks(2, *arguments)
+    wait_for(lambda: (tmp_path / "checkpoints/latest").exists())
+    processes[1].send_signal(signal.SIGSTOP)
+    said = processes[0].communicate(timeout=120)[0]
+    processes[1].kill()
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert "has waited for more than 5 seconds, which training.step_time_limit allows" in said
+    assert "rank 1 does not answer" in said
+
+
+def small_files() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_rank_that_cannot_write_ends_the_run(tiny_shards: Path, tmp_path: Path) -> None:
+    first: dict[int, Callable[[], None]] = {1: small_files}
+    arguments = ("--data", tiny_shards, "--run", tmp_path, *SETTINGS, "training.steps=2000")
+    (first_code, first_said), (second_code, second_said) = ends(start_ranks(2, *arguments, prepare=first))
+    assert (first_code, second_code) == (2, 2), first_said
+    assert "error: another rank could not write its part of a checkpoint" in first_said
+    assert "step-000004.unfinished could not be written: " in second_said
+    assert "File too large" in second_said
+    assert not (tmp_path / "checkpoints/latest").exists()
+
+
+def test_any_part_of_a_whole_is_read_from_pieces_that_overlap(tmp_path: Path) -> None:
+    whole = torch.arange(10.0)
+    write_pieces(tmp_path, 0, {PieceName("a/b.c", 0): whole[:4], PieceName("d", 0): whole})
+    write_pieces(tmp_path, 1, {PieceName("a/b.c", 3): whole[3:7], PieceName("a/b.c", 7): whole[7:]})
+    reader = PieceReader(tmp_path)
+    assert sorted(reader.keys) == ["a/b.c", "d"]
+    for start in range(10):
+        for end in range(start + 1, 11):
+            assert torch.equal(reader.read("a/b.c", start, end - start), whole[start:end])
+    assert torch.equal(reader.read_whole("a/b.c"), whole)
+    with pytest.raises(UserError, match=r"has no a/b.c from 10 to 11"):
+        reader.read("a/b.c", 8, 3)
+    with pytest.raises(UserError, match=r"has no e from 0 to 1"):
+        reader.read("e", 0, 1)
+    with pytest.raises(UserError, match="is no checkpoint of this version"):
+        PieceReader(tmp_path / "empty")
