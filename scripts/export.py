@@ -20,8 +20,8 @@ def main() -> None:
         type=lambda text: text if text in ("averaged", "raw") else Path(text),
         default="averaged",
         metavar="averaged|raw|FILE",
-        help="averaged (the default); raw: those that training goes on with, for which the checkpoint is unpickled, so "
-        "only of a run that you trust; or a safetensors file, such as scripts/average.py writes",
+        help="averaged (the default); raw: those that training goes on with; or a safetensors file, such as "
+        "scripts/average.py writes",
     )
     parser.add_argument("--step", type=positive_int, help="of the checkpoint; the newest if not given")
     parser.add_argument(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from command_line import CONFIG_HELP, progress_bar, run_program, share
-from preprocess_jobs import keep_videos
 from torch import Tensor
 from training_plan import show_plan
 
@@ -125,6 +124,8 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
         return args.data
     folder = args.run / "data"
     if rank == 0:
+        from preprocess_jobs import keep_videos  # here, as Dask takes long to import and shards need none
+
         config = load_config(args.config, args.overrides)
         try:
             keep_videos(args.data, folder, config)

@@ -148,8 +148,8 @@ def test_a_rank_that_cannot_write_ends_the_run(tiny_shards: Path, tmp_path: Path
 
 def test_any_part_of_a_whole_is_read_from_pieces_that_overlap(tmp_path: Path) -> None:
     whole = torch.arange(10.0)
-    write_pieces(tmp_path, 0, {PieceName("a/b.c", 0): whole[:4], PieceName("d", 0): whole})
-    write_pieces(tmp_path, 1, {PieceName("a/b.c", 3): whole[3:7], PieceName("a/b.c", 7): whole[7:]})
+    write_pieces(tmp_path, 0, {PieceName("a/b.c", 0): whole[:4].clone(), PieceName("d", 0): whole})
+    write_pieces(tmp_path, 1, {PieceName("a/b.c", 3): whole[3:7].clone(), PieceName("a/b.c", 7): whole[7:].clone()})
     reader = PieceReader(tmp_path)
     assert sorted(reader.keys) == ["a/b.c", "d"]
     for start in range(10):
