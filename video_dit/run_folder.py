@@ -11,6 +11,7 @@
   rank-00000.safetensors; checkpoint.json; and the averaged weights: ema.safetensors, and power-0.1.safetensors for
   each of training.ema_widths
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
+- alarms/step-000123-rank-00000.json: the samples of a step that was passed over, and why
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
 
@@ -71,6 +72,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def alarms(self) -> Path:
+        return self.path / "alarms"
 
     @property
     def checkpoints(self) -> Path:

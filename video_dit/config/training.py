@@ -15,6 +15,14 @@ class TrainingConfig(Table):
 
     steps: Count = Field(1000, description="optimizer steps")
     batch_size: Count = Field(32, description="samples per step, over all ranks together")
+    batch_by_tokens: bool = Field(
+        False,
+        description="batches of smaller clips have as many more samples, a multiple, as have no more tokens than "
+        "batch_size of the largest",
+    )
+    image_weight: Positive = Field(
+        1.0, description="how often clips of one frame are shown, against those of more; 1: as often"
+    )
     micro_batch_size: Count | None = Field(
         None, description="samples per rank and forward pass; none: batch_size / ranks; smaller saves memory"
     )
@@ -57,6 +65,13 @@ class TrainingConfig(Table):
         None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
     )
     keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
+    bad_step: Literal["skip", "stop"] = Field(
+        "skip",
+        description="a step whose loss or gradient is not finite, or spikes, changes nothing; stop: and ends the run",
+    )
+    spike_factor: Annotated[float, Field(gt=1)] | None = Field(
+        None, description="a loss of so many times the mean of the 50 steps before is a spike; none: nothing is"
+    )
     step_time_limit: NotNegative = Field(
         1800.0, description="seconds after which a step that does not end ends the run and says who waits; 0: none"
     )

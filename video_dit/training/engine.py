@@ -195,9 +195,26 @@ class Engine:
             group["lr"] = peak * factor
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step."""
+        """Adds the gradients of one micro-batch. After the last one of a step the optimizer takes that step, unless the
+        gradient is not finite: then nothing changes.
+        """
         self._engine.backward(loss)
+        if isinstance(self._state, WholeState) and self._engine.is_gradient_accumulation_boundary():
+            self._gradient_norm = nn.utils.get_total_norm(
+                [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
+            )
+            if not self._gradient_norm.isfinite():  # which ZeRO 1 to 3 look for themselves
+                self._engine.zero_grad()
+                self._engine.micro_steps += 1
+                return
         self._engine.step()
+
+    @property
+    def gradient_norm(self) -> float:
+        """Of the last step, before clipping: L2, of all parameters together; not finite if the step was not taken."""
+        if isinstance(self._state, WholeState):
+            return float(self._gradient_norm)
+        return float(self._engine.get_global_grad_norm())
 
     def shards(self) -> dict[str, Tensor]:
         """What this rank holds of each parameter: a flat part with ZeRO-3, else the whole."""
@@ -269,6 +286,11 @@ class Engine:
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values
+
+    def mean_over_ranks(self, value: float) -> float:
+        mean = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(mean, group=self._hosts)
+        return float(mean) / self.num_ranks
 
     def __str__(self) -> str:
         return f"{self.num_ranks} x {self.device.type}, ZeRO {self._identity['zero_stage']}"

@@ -1,21 +1,23 @@
 """The training loop."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_dit.config import Config
 from video_dit.contracts import Batch, TextCondition, TextSegment
+from video_dit.models import VideoDiT
 from video_dit.run_folder import RunFolder
-from video_dit.shapes import Grid, token_grid
+from video_dit.training.alarms import LossWatch, stopped
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import Checkpoints, save_snapshot
 from video_dit.training.engine import Engine, micro_batch_size
 from video_dit.training.loss import LossFunction, means_by_bin
-from video_dit.training.progress import Progress, Stopwatch
+from video_dit.training.peak import peak_flops
+from video_dit.training.progress import Progress, Step, Stopwatch
 from video_dit.training.schedule import learning_rate_factor
+from video_dit.training.steps import Steps
 from video_dit.training.stop import StopRequest
 from video_dit.training.validation import validation_loss
 from video_dit.training.watchdog import Watchdog
@@ -29,7 +31,7 @@ ValidationSource = Callable[[int, int, int], Iterable[tuple[Batch, Tensor]]]
 
 def train(
     config: Config,
-    model: nn.Module,
+    model: VideoDiT,
     empty_prompt: TextCondition,
     text_segments: tuple[TextSegment, ...],
     load_batches: BatchSource,
@@ -53,7 +55,8 @@ def train(
     num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards(), training)
-    checkpoints = Checkpoints(run, engine, averages, training.keep_checkpoints)
+    watch = LossWatch(training)
+    checkpoints = Checkpoints(run, engine, averages, watch, training.keep_checkpoints)
     first_step = checkpoints.resume()
     micro_batch = micro_batch_size(config, engine.num_ranks)
     batches = load_batches(engine.rank, engine.num_ranks, micro_batch, first_step)
@@ -63,37 +66,35 @@ def train(
         print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
         print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
         run.forget_snapshots_after(first_step)
-        progress = Progress(run, first_step, training.steps)
+        progress = Progress(run, first_step, training.steps, engine.num_ranks * peak_flops(engine.device, training))
 
     watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
     stop = StopRequest()
     stopwatch = Stopwatch()
-    num_tokens = 0
-    losses: list[Tensor] = []
-    by_bins: list[Tensor] = []
+    steps = Steps(engine, model, loss_function, batches, watch, run, stopwatch)
+    window: list[Step] = []
+    failure = None
     for step in range(first_step, training.steps):
         watchdog.enter(step + 1, "training")
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
-        loss, by_bin, step_tokens = _optimizer_step(engine, loss_function, batches, stopwatch)
-        num_tokens += step_tokens * engine.num_ranks
-        averages.update(engine.shards(), step)
-        losses.append(loss)
-        by_bins.append(by_bin)
+        taken = steps.take(step)
+        if taken.problem is not None and watch.must_stop():
+            failure = stopped(run, step, taken.problem)
+        else:
+            averages.update(engine.shards(), step)
+            window.append(taken)
 
-        done = step + 1
+        done = step + (failure is None)
         stopping, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
         checkpoints.attend(writing, failed)
-        checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps or stopping
-        if done % training.log_every == 0 or checkpoint_due:
-            means = engine.sum_over_ranks(torch.stack(losses)) / engine.num_ranks
-            by_t = means_by_bin(engine.sum_over_ranks(torch.stack(by_bins).sum(0)))
+        ending = stopping or failure is not None or done == training.steps
+        checkpoint_due = ending or done % training.checkpoint_every == 0
+        if window and (checkpoint_due or done % training.log_every == 0):
+            by_t = means_by_bin(engine.sum_over_ranks(torch.stack([taken.by_bin for taken in window]).sum(0)))
             if progress is not None:
-                rate = training.learning_rate * factor
-                progress.log(done, means.tolist(), by_t, rate, num_tokens, *stopwatch.lap())
-            num_tokens = 0
-            losses.clear()
-            by_bins.clear()
+                progress.log(done, window, by_t, training.learning_rate * factor, *stopwatch.lap())
+            window.clear()
         if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
             watchdog.enter(done, "validating")
             held_out = load_validation(engine.rank, engine.num_ranks, micro_batch)
@@ -108,38 +109,15 @@ def train(
             watchdog.enter(done, "saving")
             checkpoints.save(done)
             stopwatch.lap()
-        if stopping:
+        if ending:
             break
     checkpoints.finish()
     watchdog.close()
     if progress is not None:
         progress.close()
+    if failure is not None:
+        raise failure
+    if engine.rank == 0:
         if checkpoints.published < training.steps:
             print(f"stopped by a signal after {checkpoints.published} steps; the same command goes on")
         print(f"averaged weights: {run.averaged_weights()}")
-
-
-class _Step(NamedTuple):
-    """This rank's mean loss, all of it by t, and how many tokens its samples had."""
-
-    loss: Tensor
-    by_bin: Tensor
-    num_tokens: int
-
-
-def _optimizer_step(
-    engine: Engine, loss_function: LossFunction, batches: Iterator[Batch], stopwatch: Stopwatch
-) -> _Step:
-    """One step over this rank's micro-batches."""
-    parts = []
-    num_tokens = 0
-    patch_size = loss_function.config.model.patch_size
-    for _ in range(engine.micro_batches_per_step):
-        batch = stopwatch.waiting(batches)
-        grid = token_grid(Grid(*batch.latents.shape[2:]), patch_size)
-        num_tokens += len(batch.latents) * (grid.size + batch.text.embeds.shape[1])
-        loss, by_bin = loss_function(engine.model, batch)
-        engine.backward(loss)
-        parts.append((loss.detach(), by_bin))
-    means, by_bins = zip(*parts, strict=True)
-    return _Step(torch.stack(means).mean(), torch.stack(by_bins).sum(0), num_tokens)

@@ -1,15 +1,48 @@
 """What a run says while it goes: a line on the screen, a line per step on disk, curves in TensorBoard."""
 
 import json
+import resource
 import time
 from collections.abc import Iterator, Sequence
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
+from video_dit.training.alarms import finite
+
+
+class Work(NamedTuple):
+    """What was done, over all ranks: clips, tokens of video and text, and operations as MFU counts them."""
+
+    clips: int = 0
+    tokens: int = 0
+    flops: int = 0
+
+    def plus(self, other: "Work") -> "Work":
+        return Work(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Step(NamedTuple):
+    """What a step was.
+
+    loss: the mean over its samples, of all ranks.
+    gradient_norm: L2, before clipping; not finite if the step was passed over.
+    by_bin: of this rank's samples; see `BatchLoss`. Nothing of a step that was passed over.
+    work: over all ranks.
+    problem: why it was passed over; None: it was taken.
+    """
+
+    loss: float
+    gradient_norm: float
+    by_bin: Tensor
+    work: Work
+    problem: str | None
 
 
 class Stopwatch:
@@ -35,10 +68,17 @@ class Stopwatch:
 
 
 class Progress:
-    """The log of rank 0."""
+    """The log of rank 0.
 
-    def __init__(self, run: RunFolder, first_step: int, num_steps: int) -> None:
+    Args:
+        run: where it is kept.
+        first_step, num_steps: those that are done, and all.
+        peak_flops: of all ranks together, FLOP/s.
+    """
+
+    def __init__(self, run: RunFolder, first_step: int, num_steps: int, peak_flops: float) -> None:
         self._num_steps = num_steps
+        self._peak_flops = peak_flops
         for file in (run.metrics, run.validation):
             _forget_steps_after(file, first_step)
         self._metrics = run.metrics.open("a", encoding="utf-8")
@@ -48,34 +88,52 @@ class Progress:
     def log(
         self,
         last_step: int,
-        losses: list[float],
-        by_t: list[float | None],
+        steps: Sequence[Step],
+        by_t: Sequence[float | None],
         learning_rate: float,
-        num_tokens: int,
         seconds: float,
         data_wait: float,
     ) -> None:
-        """Records the steps up to `last_step`, whose losses these are, and prints one line about them.
+        """Records the steps up to `last_step`, and prints one line about them.
 
-        `by_t` has the mean loss of these steps in each part of [0, 1] that t can be in, None where it was not;
-        `num_tokens` of video and text went through them, padding among them.
+        Args:
+            last_step: the number of the last of them.
+            steps: one or more.
+            by_t: the mean loss of these steps in each part of [0, 1] that t can be in, None where it was not.
+            learning_rate: of the last.
+            seconds, data_wait: how long they took, and the share of that in which the first rank waited for data.
         """
-        first_step = last_step - len(losses) + 1
-        speed = len(losses) / seconds
-        for step, loss in enumerate(losses, start=first_step):
-            row = {"step": step, "loss": loss} | ({"loss_by_t": by_t} if step == last_step else {})
-            self._metrics.write(json.dumps(row) + "\n")
-            self._tensorboard.add_scalar("loss", loss, step)
         self._plot_by_t("loss_by_t", by_t, last_step)
+        work = Work(*map(sum, zip(*(step.work for step in steps), strict=True)))
+        speeds = {
+            "seconds_per_step": seconds / len(steps),
+            "clips_per_second": work.clips / seconds,
+            "tokens_per_second": work.tokens / seconds,
+            "flops_per_second": work.flops / seconds,
+            "mfu": work.flops / seconds / self._peak_flops,
+            "data_wait": data_wait,
+        }
+        of_window = {"learning_rate": learning_rate, **speeds, "peak_memory": _peak_memory()}
+        for number, step in enumerate(steps, start=last_step - len(steps) + 1):
+            row = {"step": number, "loss": finite(step.loss), "gradient_norm": finite(step.gradient_norm)}
+            if number == last_step:
+                row |= {"loss_by_t": by_t, **of_window}
+            self._metrics.write(json.dumps(row) + "\n")
+            self._tensorboard.add_scalar("loss", step.loss, number)
+            self._tensorboard.add_scalar("gradient_norm", step.gradient_norm, number)
         self._metrics.flush()
-        self._tensorboard.add_scalar("learning_rate", learning_rate, last_step)
-        self._tensorboard.add_scalar("speed/steps_per_second", speed, last_step)
-        self._tensorboard.add_scalar("speed/data_wait", data_wait, last_step)
-        minutes, remainder = divmod(round((self._num_steps - last_step) / speed), 60)
+        for name, value in of_window.items():
+            self._tensorboard.add_scalar(f"speed/{name}" if name in speeds else name, value, last_step)
+        taken = [step.loss for step in steps if step.problem is None]
+        loss = sum(taken) / len(taken) if taken else nan
+        passed_over = f"{len(steps) - len(taken)} passed over  " if len(taken) < len(steps) else ""
+        minutes, remainder = divmod(round((self._num_steps - last_step) * speeds["seconds_per_step"]), 60)
         print(
-            f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {sum(losses) / len(losses):.4f}  "
-            f"{speed:.2f} steps/s  {num_tokens / seconds:,.0f} tokens/s  data wait {data_wait:.1%}  "
-            f"{minutes}:{remainder:02d} left",
+            f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {loss:.4f}  {passed_over}"
+            f"gradient {steps[-1].gradient_norm:.2g}  lr {learning_rate:.2g}  {speeds['seconds_per_step']:.3g} s/step  "
+            f"{speeds['clips_per_second']:,.3g} clips/s  {_si(speeds['tokens_per_second'])} tokens/s  "
+            f"{_si(speeds['flops_per_second'])}FLOP/s (MFU {speeds['mfu']:.0%})  wait {data_wait:.1%}  "
+            f"{of_window['peak_memory'] / 2**30:.1f} GiB  {minutes}:{remainder:02d} left",
             flush=True,
         )
 
@@ -100,6 +158,21 @@ class Progress:
     def close(self) -> None:
         self._metrics.close()
         self._tensorboard.close()
+
+
+def _peak_memory() -> int:
+    """Bytes: of the first rank's tensors on its GPU; without one, of its process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _si(number: float) -> str:
+    """Three digits and a prefix, with a space before it."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}"
+    return f"{number:.3g} "
 
 
 def _forget_steps_after(file: Path, step: int) -> None:
