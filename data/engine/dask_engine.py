@@ -90,7 +90,7 @@ def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> 
     if result is None:
         guard = WatchingGuard(results, unit.path, run, time_limit)
         result = unit.work(guard)
-        results.write(unit.path, result)
+        unit.keep(result, results)
         guard.close()
     return result
 

@@ -50,16 +50,15 @@ def rows(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.distributed
 def test_spikes_are_passed_over_alike_at_every_zero_stage(tiny_shards: Path, tmp_path: Path) -> None:
     """Had one been taken, later losses and norms would differ."""
-    for name, num_ranks, stage in (("one", 1, 0), ("two", 2, 2), ("three", 2, 3)):
+    for name, num_ranks, stage in (("one", 1, 0), ("two", 2, 3)):
         train(num_ranks, "--data", tiny_shards, "--run", tmp_path / name, *SPIKES, f"training.zero_stage={stage}")
-    one, *others = (rows(tmp_path / name) for name in ("one", "two", "three"))
+    one, two = (rows(tmp_path / name) for name in ("one", "two"))
     passed_over = [row["step"] for row in one if row["gradient_norm"] is None]
     assert 0 < len(passed_over) < 10
     assert min(passed_over) > REMEMBERED
-    for theirs in others:
-        assert [row["step"] for row in theirs if row["gradient_norm"] is None] == passed_over
-        assert [row["loss"] for row in theirs] == pytest.approx([row["loss"] for row in one], abs=1e-4)
-    alarms = sorted((tmp_path / "three/alarms").iterdir())
+    assert [row["step"] for row in two if row["gradient_norm"] is None] == passed_over
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    alarms = sorted((tmp_path / "two/alarms").iterdir())
     assert [alarm.name for alarm in alarms] == [
         f"step-{step:06d}-rank-{rank:05d}.json" for step in passed_over for rank in (0, 1)
     ]

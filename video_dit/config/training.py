@@ -26,6 +26,9 @@ class TrainingConfig(Table):
     micro_batch_size: Count | None = Field(
         None, description="samples per rank and forward pass; none: batch_size / ranks; smaller saves memory"
     )
+    sequence_parallel: Count = Field(
+        1, description="ranks that share the tokens of each clip, and with them the activations' memory (Ulysses)"
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
         description="muon: orthogonalized momentum for the blocks' matrices, AdamW elsewhere; ZeRO 0 to 2, no clipping",

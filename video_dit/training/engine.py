@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from video_dit.config import Config, TrainingConfig
 from video_dit.errors import RankError, UserError
+from video_dit.models import VideoDiT
+from video_dit.parallel import SequenceGroup
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
 # DeepSpeed reads these while it is imported; a user who sets them wins.
@@ -87,13 +89,20 @@ def micro_batch_size(config: Config, num_ranks: int) -> int:
     """Samples per rank and forward pass.
 
     Raises:
-        UserError: the ranks and micro-batches do not divide the batch.
+        UserError: the ranks and micro-batches do not divide the batch, or the ranks not into those that share clips.
     """
-    batch_size = config.training.batch_size
+    batch_size, sharing = config.training.batch_size, config.training.sequence_parallel
+    if num_ranks % sharing or config.model.num_heads < sharing:
+        raise UserError(
+            f"training.sequence_parallel is {sharing}, which must divide the {num_ranks} ranks and be at most "
+            f"model.num_heads = {config.model.num_heads}"
+        )
+    num_ranks //= sharing
     micro = config.training.micro_batch_size or batch_size // num_ranks
     if micro == 0 or batch_size % (micro * num_ranks):
+        sharers = f" groups of {sharing}" if sharing > 1 else ""
         raise UserError(
-            f"training.batch_size is {batch_size}, which is not a multiple of {num_ranks} ranks x micro-batches of "
+            f"training.batch_size is {batch_size}, not a multiple of {num_ranks}{sharers} ranks x micro-batches of "
             f"{max(1, micro)}: change training.batch_size, training.micro_batch_size or the number of ranks"
         )
     return micro
@@ -110,7 +119,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
         if key in config.deepspeed:
             raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
     derived = {
-        "train_batch_size": training.batch_size,
+        "train_batch_size": training.batch_size * training.sequence_parallel,  # as ranks that share clips are not known
         "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
         "gradient_clipping": training.gradient_clipping,
         "zero_optimization": {"stage": training.zero_stage},
@@ -169,11 +178,19 @@ class Engine:
     """A model under DeepSpeed.
 
     Every rank calls every method.
+
+    Attributes:
+        rank, num_ranks: this one, and how many.
+        data_rank, num_data_ranks: the same of groups that share clips; ranks of one group get the same batches.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
+    def __init__(self, model: VideoDiT, config: Config) -> None:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
+        sharing = config.training.sequence_parallel
+        self.data_rank, self.num_data_ranks = self.rank // sharing, self.num_ranks // sharing
+        if sharing > 1:
+            model.sequence_group = _sequence_group(self.rank, self.num_ranks, sharing)
         settings = deepspeed_config(config, self.num_ranks)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -293,10 +310,17 @@ class Engine:
         return float(mean) / self.num_ranks
 
     def __str__(self) -> str:
-        return f"{self.num_ranks} x {self.device.type}, ZeRO {self._identity['zero_stage']}"
+        shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
+        return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self._identity['zero_stage']}"
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
+
+
+def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
+    """Of ranks one after another, which are near each other; every rank makes all groups."""
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, num_ranks, size)]
+    return SequenceGroup(groups[rank // size], rank % size, size)
 
 
 def _optimizer_state(engine: Any, optimizer: Any, rank: int) -> OptimizerState:

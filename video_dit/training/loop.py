@@ -23,10 +23,10 @@ from video_dit.training.validation import validation_loss
 from video_dit.training.watchdog import Watchdog
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
-"""rank, number of ranks, micro-batch size and the step to start at, to that rank's micro-batches from there on."""
+"""data rank, number of those, micro-batch size and the step to start at, to that rank's micro-batches from there on."""
 
 ValidationSource = Callable[[int, int, int], Iterable[tuple[Batch, Tensor]]]
-"""rank, number of ranks and micro-batch size to that rank's share of the held-out clips; see `validation_loss`."""
+"""data rank, number of those and micro-batch size to that rank's share of the held-out clips; see `validation_loss`."""
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
     checkpoints = Checkpoints(run, engine, averages, watch, training.keep_checkpoints)
     first_step = checkpoints.resume()
     micro_batch = micro_batch_size(config, engine.num_ranks)
-    batches = load_batches(engine.rank, engine.num_ranks, micro_batch, first_step)
+    batches = load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step)
     loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
     progress = None
     if engine.rank == 0:
@@ -97,7 +97,7 @@ def train(
             window.clear()
         if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
             watchdog.enter(done, "validating")
-            held_out = load_validation(engine.rank, engine.num_ranks, micro_batch)
+            held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
             by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
             if progress is not None:
                 progress.log_validation(done, by_t)

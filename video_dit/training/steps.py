@@ -85,7 +85,7 @@ class Steps:
         for batch in batches:
             grid = token_grid(Grid(*batch.latents.shape[2:]), self._loss_function.config.model.patch_size)
             length = trim_padding(batch.text).embeds.shape[1]
-            clips = len(batch.latents) * self._engine.num_ranks
+            clips = len(batch.latents) * self._engine.num_data_ranks
             work = work.plus(Work(clips, clips * (grid.size + length), clips * self._flops(grid, length)))
         return work
 
