@@ -25,7 +25,8 @@ class OutputFolder(Protocol):
         Args:
             name: of the file.
             content: all of it.
-            durable: also if the machine goes down, from the moment that this returns; without, that is left to the system, which is faster.
+            durable: also if the machine goes down, from the moment that this returns; without, that is left to the
+                system, which is faster.
 
         Raises:
             UserError: it cannot be written.
