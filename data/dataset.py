@@ -189,7 +189,8 @@ class _Endless:
 def collate(items: list[Item]) -> Batch | FrameBatch:
     text = TextCondition(*map(torch.stack, zip(*(item.sample.text for item in items), strict=True)))
     clip = ClipInfo(*map(torch.stack, zip(*(item.sample.clip for item in items), strict=True)))
-    rest = text, clip, torch.tensor([item.seed for item in items]), torch.tensor([item.index for item in items])
+    seeds, positions = torch.tensor([item.seed for item in items]), torch.tensor([item.index for item in items])
+    rest = text, clip, seeds, positions, tuple(item.sample.id for item in items)
     latents = [item.sample.latents for item in items if item.sample.latents is not None]
     if latents:
         return Batch(torch.stack(latents), *rest)

@@ -39,14 +39,15 @@ def measure(config: Config) -> int:
             torch.randn(batch_size, encoded.pooled_width),
         )
         latents = torch.randn(batch_size, encoded.channels, *encoded.grid)
+        ids = ("",) * batch_size
         batch = Batch(
-            latents, prompts, random_clip_info(batch_size), torch.arange(batch_size), torch.arange(batch_size)
+            latents, prompts, random_clip_info(batch_size), torch.arange(batch_size), torch.arange(batch_size), ids
         )
         loss_function = LossFunction(config, TextCondition(*(x[:1] for x in prompts)), encoded.segments, engine.device)
         for step in ("first", "second"):
             with record_function(f"{step} step"):
                 for _ in range(engine.micro_batches_per_step):
-                    loss, _ = loss_function(engine.model, batch)
+                    loss = loss_function(engine.model, batch).mean
                     engine.backward(loss)
                     del loss
                 averages.update(engine.shards(), 0)

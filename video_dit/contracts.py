@@ -52,6 +52,7 @@ class Batch(NamedTuple):
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
     positions: [B] int64, in the order of all epochs of the clips of this shape, which (seed, epoch) alone decide.
+    ids: B, of the samples.
     """
 
     latents: Tensor
@@ -59,6 +60,7 @@ class Batch(NamedTuple):
     clip: ClipInfo
     seeds: Tensor
     positions: Tensor
+    ids: tuple[str, ...]
 
 
 class TextSegment(NamedTuple):

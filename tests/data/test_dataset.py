@@ -114,6 +114,7 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
             sample, seed, position = dataset[0, step * BATCH_SIZE + row][:3]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
+            assert batch.ids[row] == sample.id
             assert batch.seeds[row] == seed
             assert batch.positions[row] == position == step * BATCH_SIZE + row
 

@@ -41,7 +41,8 @@ def encoded(batch: Batch | FrameBatch, told: list[str] | None = None) -> Batch:
 
 def assert_same(ours: Batch, theirs: Batch | FrameBatch) -> None:
     assert isinstance(theirs, Batch)
-    for x, y in zip(ours, theirs, strict=True):
+    assert ours.ids == theirs.ids
+    for x, y in zip(ours[:-1], theirs[:-1], strict=True):
         pairs = [(x, y)] if isinstance(x, Tensor) else zip(x, y, strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 

@@ -13,7 +13,8 @@ SEEDS = torch.tensor([11, 22, 33, 44])
 
 def batch_of(seeds: torch.Tensor, num_frames: int = 4) -> Batch:
     text, clip = random_text(len(seeds), 3, 4), random_clip_info(len(seeds))
-    return Batch(torch.zeros(len(seeds), 3, num_frames, 2, 2), text, clip, seeds, torch.arange(len(seeds)))
+    latents, ids = torch.zeros(len(seeds), 3, num_frames, 2, 2), ("",) * len(seeds)
+    return Batch(latents, text, clip, seeds, torch.arange(len(seeds)), ids)
 
 
 def config_of(model: dict[str, Any] | None = None, **diffusion: Any) -> Config:
