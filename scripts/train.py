@@ -9,6 +9,7 @@ import torch
 from command_line import CONFIG_HELP, progress_bar, run_program, share
 from torch import Tensor
 from training_plan import show_plan
+from training_samples import sample_source
 
 from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
@@ -67,7 +68,7 @@ def main() -> None:
                 print(told)
         train(
             config, model, dataset.empty_prompt(), dataset.text_segments(), training_batches(config, dataset, encode),
-            held_out and held_out_batches(config, held_out, encode), run,
+            held_out and held_out_batches(config, held_out, encode), sample_source(config, info.encoded.grid, run), run,
         )  # fmt: skip
 
 
