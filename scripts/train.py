@@ -9,6 +9,7 @@ import torch
 from command_line import CONFIG_HELP, progress_bar, run_program, share
 from torch import Tensor
 from training_plan import show_plan
+from training_samples import sample_source
 
 from data.dataset import ClipDataset, load_batches, load_once, lost_readers_told
 from data.dataset_info import DatasetInfo, verify
@@ -67,7 +68,7 @@ def main() -> None:
         train(
             config, model, dataset.empty_prompt(), dataset.text_segments(),
             training_batches(config, dataset, sizes, encode), held_out and held_out_batches(config, held_out, encode),
-            run,
+            sample_source(config, info.encoded.grid, run), run,
         )  # fmt: skip
 
 

@@ -38,6 +38,9 @@ def test_merge_leaves_its_arguments_alone() -> None:
 def test_what_would_break_the_run_is_refused() -> None:
     with pytest.raises(UserError, match=r"deepspeed.train_batch_size: set training.batch_size"):
         deepspeed_config(load_config(None, ["deepspeed.train_batch_size=64"]), num_ranks=1)
+    config = load_config(None, ["deepspeed.zero_optimization.compute_grad_norm=false"])
+    with pytest.raises(UserError, match=r"compute_grad_norm is false, and must be true"):
+        deepspeed_config(config, num_ranks=1)
     config = load_config(None, ["training.optimizer=muon", "training.zero_stage=3"])
     with pytest.raises(UserError, match=r"training.zero_stage 0, 1 or 2, not 3"):
         build_optimizer(nn.Linear(2, 2), config.training)

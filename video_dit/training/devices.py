@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from typing import NamedTuple
 
 import torch
@@ -81,3 +82,25 @@ class Devices(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.count} x {self.name} of {self.memory / GIB:.3g} GiB"
+
+
+class Peak(NamedTuple):
+    """FLOP/s that one device can do, and how that is known."""
+
+    flops: float
+    source: str
+
+
+def peak_flops(device: torch.device, precision: str) -> Peak:
+    """From the table of devices; of one that is not there, by timing products of matrices."""
+    known = Devices.here().peak_flops(precision)
+    if known is not None:
+        return Peak(known, "from its data sheet")
+    size = 8192 if device.type == "cuda" else 512
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # read back, for a GPU to be done
+        seconds.append(time.perf_counter() - start)
+    return Peak(2 * size**3 / min(seconds), "the fastest of six products of matrices here")

@@ -118,12 +118,18 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         if key in config.deepspeed:
             raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
+    if not config.deepspeed.get("zero_optimization", {}).get("compute_grad_norm", True):
+        raise UserError(
+            "deepspeed.zero_optimization.compute_grad_norm is false, and must be true: it is how a step whose gradient "
+            "is not finite is found and left out"
+        )
     derived = {
         "train_batch_size": training.batch_size * training.sequence_parallel,  # as ranks that share clips are not known
         "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
         "gradient_clipping": training.gradient_clipping,
         "zero_optimization": {"stage": training.zero_stage},
         "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": False, "check_grad_overflow": True},
         "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
     }
@@ -182,6 +188,9 @@ class Engine:
     Attributes:
         rank, num_ranks: this one, and how many.
         data_rank, num_data_ranks: the same of groups that share clips; ranks of one group get the same batches.
+        step_taken: whether the last step changed the weights: not where its gradient was not finite on any rank.
+        gradient_norm: [], of the last step, over all ranks and before clipping, infinite or NaN where the step was not
+            taken; None where it is not known, which is under Muon and ZeRO.
     """
 
     def __init__(self, model: VideoDiT, config: Config) -> None:
@@ -202,6 +211,12 @@ class Engine:
         self.device = self._engine.device
         self.model = self._engine
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
+        self.gradient_norm: Tensor | None = None
+        self.step_taken = False
+        if not self._engine.zero_optimization():
+            self._optimizer.register_step_pre_hook(self._withhold_gradients)
+        # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
+        self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
         self._state = _optimizer_state(self._engine, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
         self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
@@ -212,26 +227,39 @@ class Engine:
             group["lr"] = peak * factor
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of one micro-batch. After the last one of a step the optimizer takes that step, unless the
-        gradient is not finite: then nothing changes.
+        """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step.
+
+        Under ZeRO it is DeepSpeed that discards a step whose gradient is not finite.
         """
         self._engine.backward(loss)
-        if isinstance(self._state, WholeState) and self._engine.is_gradient_accumulation_boundary():
-            self._gradient_norm = nn.utils.get_total_norm(
-                [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
-            )
-            if not self._gradient_norm.isfinite():  # which ZeRO 1 to 3 look for themselves
-                self._engine.zero_grad()
-                self._engine.micro_steps += 1
-                return
+        is_last = self._engine.is_gradient_accumulation_boundary()
+        if self._engine.zero_optimization():
+            self._engine.step()
+            if is_last:
+                self.step_taken = self._engine.was_step_applied()
+                norm = self._engine.get_global_grad_norm() if self._norm_is_of_gradients else None
+                self.gradient_norm = None if norm is None else torch.as_tensor(norm)
+            return
+        if is_last:
+            gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
+            self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+            self.step_taken = bool(self.gradient_norm.isfinite())
         self._engine.step()
 
+    def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Without them the optimizer does nothing."""
+        if not self.step_taken:
+            optimizer.zero_grad()
+
     @property
-    def gradient_norm(self) -> float:
-        """Of the last step, before clipping: L2, of all parameters together; not finite if the step was not taken."""
-        if isinstance(self._state, WholeState):
-            return float(self._gradient_norm)
-        return float(self._engine.get_global_grad_norm())
+    def scales_loss(self) -> bool:
+        """Whether a gradient that is not finite now and then is as it should be: so a scale is found under fp16."""
+        return self._loss_scaler() is not None
+
+    @property
+    def is_first_of_clips(self) -> bool:
+        """Of the ranks that share clips, one counts for all."""
+        return self.rank % (self.num_ranks // self.num_data_ranks) == 0
 
     def shards(self) -> dict[str, Tensor]:
         """What this rank holds of each parameter: a flat part with ZeRO-3, else the whole."""
@@ -295,6 +323,18 @@ class Engine:
         dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._hosts)
         return [bool(flag) for flag in agreed]
 
+    def mean_over_ranks(self, value: float) -> float:
+        """Over the ranks' CPUs, where all wait for each other."""
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._hosts)
+        return float(total) / self.num_ranks
+
+    def of_all_ranks(self, value: Any) -> list[Any]:
+        """What each rank has, in their order, on rank 0; elsewhere nothing."""
+        values: list[Any] = [None] * self.num_ranks if self.rank == 0 else []
+        dist.gather_object(value, values if self.rank == 0 else None, group=self._hosts)
+        return values
+
     @property
     def identity(self) -> dict[str, int]:
         """How many ranks there are, and at which ZeRO stage."""
@@ -303,11 +343,6 @@ class Engine:
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values
-
-    def mean_over_ranks(self, value: float) -> float:
-        mean = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(mean, group=self._hosts)
-        return float(mean) / self.num_ranks
 
     def __str__(self) -> str:
         shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
