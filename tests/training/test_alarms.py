@@ -187,7 +187,7 @@ def test_muon_keeps_its_momentum_in_a_bad_step(bad_shards: Path, tmp_path: Path)
 class Standing:
     """An engine and checkpoints of one rank, of which only what alarms ask is there."""
 
-    rank, scales_loss, published, step_taken = 0, False, 0, True
+    rank, is_first_of_clips, scales_loss, published, step_taken = 0, True, False, 0, True
 
     def __init__(self) -> None:
         self.saved: list[int] = []
