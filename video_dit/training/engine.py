@@ -213,6 +213,7 @@ class Engine:
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
         self.gradient_norm: Tensor | None = None
         self.step_taken = False
+        self._withholds = False
         if not self._engine.zero_optimization():
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
         # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
@@ -244,11 +245,12 @@ class Engine:
             gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
             self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
             self.step_taken = bool(self.gradient_norm.isfinite())
+            self._withholds = not self.step_taken
         self._engine.step()
 
     def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Without them the optimizer does nothing."""
-        if not self.step_taken:
+        if self._withholds:
             optimizer.zero_grad()
 
     @property
