@@ -27,9 +27,16 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=get_args(Precision), default="fp32", help="of the weights (default fp32)"
     )
+    parser.add_argument(
+        "--lora",
+        choices=("merged", "separate"),
+        default="merged",
+        help="adapters become part of the weights (the default), or stay beside them as adapter_model.safetensors and "
+        "adapter_config.json, which PEFT reads; generate.py reads either",
+    )
     args = parser.parse_args()
 
-    export_run(RunFolder(args.run), args.out, args.weights, args.step, args.precision)
+    export_run(RunFolder(args.run), args.out, args.weights, args.step, args.precision, args.lora)
     print(args.out)
 
 

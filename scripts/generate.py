@@ -50,7 +50,7 @@ def main() -> None:
             tile_size=args.tile_size,
         )
         if earlier:
-            earlier.check(pipeline.weights_file, RunFolder(pipeline.run).config_file)
+            earlier.check(RunFolder(pipeline.run).made_of(pipeline.weights_file))
         jobs = plan_jobs(pipeline, requests)
         files = ranks.from_first(name_clips(args.out, requests, args.overwrite))
         rows = generate(pipeline, jobs, files, args, ranks)
@@ -159,7 +159,7 @@ def generate(
     batches = ranks.share(batches_of(jobs, args.batch_size))
     own = [jobs[index] for batch in batches for index in batch]
     pipeline.encode_prompts([text for job in own for text in (job.request.prompt, job.request.negative_prompt)])
-    hashes = {"weights": sha256(pipeline.weights_file), "config": sha256(RunFolder(pipeline.run).config_file)}
+    hashes = {what: sha256(file) for what, file in RunFolder(pipeline.run).made_of(pipeline.weights_file).items()}
     label = "generating" if ranks.num_ranks == 1 else f"generating on rank 0 of {ranks.num_ranks}"
     rows = {}
     with progress_bar(total=sum(job.num_steps for job in own), unit="step", label=label, shown=ranks.rank == 0) as bar:

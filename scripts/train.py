@@ -23,7 +23,7 @@ from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
-from video_dit.training.checkpoint import load_initial_weights
+from video_dit.training.checkpoint import prepare_weights, save_frozen_weights
 from video_dit.training.engine import lost_ranks_told, ranks, wait_for_all
 from video_dit.training.loop import BatchSource, ValidationSource, train
 
@@ -55,11 +55,12 @@ def main() -> None:
         for grid in tokens:
             model.position_embedding.check_fits(grid)
         sizes = [grid.size + info.encoded.text_length for grid in tokens]
-        if config.training.initial_weights is not None and run.latest_checkpoint() is None:
-            load_initial_weights(model, config.training.initial_weights)
+        prepare_weights(model, config, run)
         if rank == 0:
             data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
+            if run.latest_checkpoint() is None:
+                save_frozen_weights(model, run)
             describe(dataset, sizes, config)
             for change in changes:
                 print(f"changed since this run began: {change}")

@@ -53,7 +53,8 @@ def show_plan(args: argparse.Namespace) -> None:
 
 def _model(plan: Plan) -> str:
     parts = [_row(part, _amount(count, "")) for part, count in plan.parameters.items()]
-    return "\n".join([f"parameters: {plan.num_parameters:,}", *parts])
+    trained = f", {plan.num_trained:,} of them trained" if plan.num_trained < plan.num_parameters else ""
+    return "\n".join([f"parameters: {plan.num_parameters:,}{trained}", *parts])
 
 
 def _step(plan: Plan, devices: Devices, utilisation: float) -> str:

@@ -15,6 +15,7 @@ from video_dit.config import Config, load_config
 from video_dit.contracts import Batch, EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
+from video_dit.models.trained import choose_trained
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine, micro_batch_size, ranks
 from video_dit.training.loss import LossFunction
@@ -30,7 +31,9 @@ def measure(config: Config) -> int:
     encoded = encoded_shape(config)
     gc.collect()  # what an earlier run left must not be freed while this one is counted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        engine = Engine(build_model(config, encoded), config)
+        model = build_model(config, encoded)
+        choose_trained(model, config)
+        engine = Engine(model, config)
         averages = AveragedWeights(engine.shards(), config.training)
         batch_size = micro_batch_size(config, engine.num_ranks)
         prompts = TextCondition(

@@ -6,6 +6,7 @@
 - metrics.jsonl: one line per step
 - validation.jsonl: one line per validation
 - tensorboard/: the same, to look at
+- frozen.safetensors: the weights that are not trained, where there are some; the files of a checkpoint lack them
 - checkpoints/latest: the name of the newest complete checkpoint
 - checkpoints/step-000500/: pieces of the weights and of the optimizer's state, one file for each rank that wrote them:
   rank-00000.safetensors; checkpoint.json; and the averaged weights: ema.safetensors, and power-0.1.safetensors for
@@ -18,6 +19,7 @@
 
 An exported model (scripts/export.py) is such a folder with model.safetensors and README.md in place of checkpoints and
 curves. It is read as a run, and no training goes on in it.
+With adapters beside the weights it has adapter_model.safetensors and adapter_config.json, as PEFT names them, too.
 """
 
 import json
@@ -40,6 +42,8 @@ _MUST_STAY = (
     "training.betas",
     "training.weight_decay",
     "training.ema_widths",
+    "training.train_only",
+    "training.freeze",
 )
 
 
@@ -83,6 +87,15 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def exported_adapters(self) -> Path:
+        return self.path / "adapter_model.safetensors"
+
+    @property
+    def frozen_weights(self) -> Path:
+        """Those that checkpoints lack; of an exported model, those that its adapters lack."""
+        return self.exported_weights if self.exported_weights.exists() else self.path / "frozen.safetensors"
+
+    @property
     def example_prompts(self) -> Path:
         return self.path / "example_prompts.txt"
 
@@ -119,7 +132,7 @@ class RunFolder:
         if self.exported_weights.exists():
             raise ConfigError(
                 f"{self.path} is an exported model: give another folder, and start from the model with "
-                f"training.initial_weights={self.exported_weights}"
+                f"training.initial_weights={self.path}"
             )
         changes = []
         if self.latest_checkpoint():
@@ -249,14 +262,21 @@ class RunFolder:
             )
         return self.checkpoint(step)
 
+    def made_of(self, weights: Path) -> dict[str, Path]:
+        """The files that a clip depends on which is made with a file of weights, by what they are."""
+        files = {"weights": weights, "config": self.config_file}
+        needs_frozen = self.frozen_weights.exists() and self.frozen_weights.resolve() != weights.resolve()
+        return {**files, "frozen_weights": self.frozen_weights} if needs_frozen else files
+
     def averaged_weights(self) -> Path:
-        """The newest averaged weights; of an exported model, its weights.
+        """The newest averaged weights, without the `frozen_weights`; of an exported model, its adapters or weights.
 
         Raises:
             ConfigError: the run has no checkpoint yet.
         """
-        if self.exported_weights.exists():
-            return self.exported_weights
+        for exported in (self.exported_adapters, self.exported_weights):
+            if exported.exists():
+                return exported
         return self.chosen_checkpoint() / "ema.safetensors"
 
 

@@ -22,6 +22,7 @@ SIZES = (
     "model.patch_size=[2,4,4]", "training.batch_size=4", "deepspeed.zero_optimization.reduce_bucket_size=100000",
     "training.zero_stage=0",
 )  # fmt: skip
+LORA = ("lora.rank=4", "training.initial_weights=model.safetensors")
 ALONE = {
     "plain": (),
     "bf16, recomputed": ("training.precision=bf16", "model.recompute_blocks=2"),
@@ -34,6 +35,8 @@ ALONE = {
         "training.gradient_clipping=0",
     ),
     "ZeRO 3": ("training.zero_stage=3", "model.name=u_vit", "model.recompute_blocks=1"),
+    "ZeRO 0, adapters": LORA,
+    "ZeRO 2, adapters, recomputed": (*LORA, "training.zero_stage=2", "model.recompute_blocks=2"),
 }  # fmt: skip
 TOGETHER = {
     "ZeRO 1, bf16": ("training.zero_stage=1", "training.precision=bf16"),
@@ -41,6 +44,8 @@ TOGETHER = {
     "ZeRO 3, wide": ("training.zero_stage=3", "model.hidden_size=192"),
     "ZeRO 3, bf16": ("training.zero_stage=3", "training.precision=bf16"),
     "ZeRO 2, a clip shared": ("training.zero_stage=2", "training.sequence_parallel=2"),
+    "ZeRO 1, adapters": (*LORA, "training.zero_stage=1"),
+    "ZeRO 3, frozen": ("training.zero_stage=3", "training.freeze=['backbone.blocks.0.*', 'text_embedder.*']"),
 }
 
 
@@ -88,6 +93,19 @@ def test_zero_shards_what_it_says() -> None:
     offload = planned(4, "training.zero_stage=2", "deepspeed.zero_optimization.offload_optimizer.device=cpu").memory
     assert offload[:4] == (whole, 0, 0, whole)
     assert offload.host == 4 * shard
+
+
+def test_weights_that_are_not_trained_are_weights_alone() -> None:
+    """By hand: adapters of rank 4 beside the 14 layers of width 128 have 4 x (128 + 128) numbers each."""
+    keys = (*LORA, "training.ema_widths=[0.1]")
+    plan = planned(4, *keys)
+    trained = 14 * 4 * 256
+    assert plan.num_trained == trained
+    assert plan.num_parameters == planned(4).num_parameters + trained
+    whole, shard = 4 * plan.num_parameters, trained
+    assert plan.memory[:4] == (whole, 0, 8 * trained, 8 * trained)
+    assert planned(4, *keys, "training.zero_stage=2").memory[:4] == (whole, shard, 2 * shard, 8 * trained)
+    assert planned(4, *keys, "training.zero_stage=3").memory[:4] == (-(-whole // 16) * 4, shard, 2 * shard, 2 * shard)
 
 
 def test_parameters_are_those_of_the_model() -> None:

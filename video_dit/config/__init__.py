@@ -10,6 +10,7 @@ from video_dit.config.data import (
 )
 from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
 from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
+from video_dit.config.lora import LoraConfig
 from video_dit.config.model import ModelConfig
 from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
 from video_dit.config.schema import Config
@@ -29,6 +30,7 @@ __all__ = [
     "FiltersConfig",
     "GuidanceMethod",
     "Limits",
+    "LoraConfig",
     "ModelConfig",
     "Precision",
     "Prediction",

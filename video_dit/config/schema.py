@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from video_dit.config.data import AUTOENCODER_STRIDES, AutoencoderConfig, DataConfig, TextEncoderConfig
 from video_dit.config.diffusion import DiffusionConfig, SamplingConfig
+from video_dit.config.lora import LoraConfig
 from video_dit.config.model import ModelConfig
 from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
 from video_dit.config.table import CountOrZero, Table
@@ -28,6 +29,7 @@ class Config(Table):
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     training: TrainingConfig = TrainingConfig()
+    lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
     deepspeed: dict[str, Any] = Field({}, description="merged over the DeepSpeed config that the run derives")
 
@@ -51,6 +53,15 @@ class Config(Table):
             )
         if self.sampling.zero_init and self.diffusion.process != "rectified_flow":
             raise UserError("sampling.zero_init is for diffusion.process = rectified_flow: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> "Config":
+        if self.lora.rank > 0 and self.training.initial_weights is None:
+            raise UserError(
+                f"lora.rank is {self.lora.rank}, and adapters need a model to adapt: name one with "
+                "training.initial_weights, or leave [lora] out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -86,7 +86,17 @@ class TrainingConfig(Table):
     )
     tracker_project: str = Field("video-dit", description="what the run belongs to there; its name is its folder's")
     initial_weights: Path | None = Field(
-        None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
+        None,
+        description="what a new run starts from: a run folder or an exported model, of which it takes the averaged "
+        "weights, or a safetensors file, such as scripts/from_sd3.py writes",
+    )
+    train_only: tuple[str, ...] = Field(
+        (),
+        description="patterns of names of weights, such as 'backbone.*.norm.*', of which only these are trained; "
+        "none: all, or where lora.rank is set the adapters alone",
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="patterns of names of weights, such as 'text_embedder.*', that are not trained"
     )
     keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
     step_time_limit: NotNegative = Field(

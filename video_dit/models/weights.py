@@ -1,4 +1,4 @@
-"""Files of weights, and whether they are those of a model."""
+"""Files of weights, whether they are those of a model, and how parts of them make it whole."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from video_dit.config import LoraConfig
 from video_dit.errors import UserError
+
+PEFT_PREFIX = "base_model.model."
+"""Of every name in PEFT's files."""
+_A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def read_weights(file: Path, named_by: str) -> dict[str, Tensor]:
-    """The weights of a safetensors file.
+    """The weights of a safetensors file; adapters as PEFT writes them are under LAYER.lora_A.weight.
 
     Args:
         file: its path.
@@ -23,9 +28,50 @@ def read_weights(file: Path, named_by: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"{file} ({named_by}) does not exist: name a safetensors file, or leave {named_by} out")
     try:
-        return load_file(file)
+        return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{file} ({named_by}) is not a safetensors file: {error}") from error
+
+
+def read_parts(file: Path, frozen: Path, named_by: str) -> dict[str, Tensor]:
+    """What a run has trained, with what it has not.
+
+    Args:
+        file: weights that were trained, or all.
+        frozen: those that were not, where there are some; see `RunFolder.frozen_weights`.
+        named_by: see `read_weights`.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    found = read_weights(file, named_by)
+    return {**read_weights(frozen, named_by), **found} if frozen.exists() and frozen != file else found
+
+
+def split_adapters(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those that are no adapters, and the adapters."""
+    adapters = {name: tensor for name, tensor in weights.items() if name.endswith((_A, _B))}
+    return {name: tensor for name, tensor in weights.items() if name not in adapters}, adapters
+
+
+def adapted_layers(adapters: Mapping[str, Tensor]) -> list[str]:
+    """The names of the layers that adapters are beside."""
+    return sorted(name.removesuffix(_B) for name in adapters if name.endswith(_B))
+
+
+def merge_adapters(weights: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+    """Weights without adapters that do what they did with them: W + alpha / rank B A, in fp32.
+
+    Raises:
+        UserError: an adapter is not that of a layer.
+    """
+    merged, adapters = split_adapters(weights)
+    for layer in adapted_layers(adapters):
+        name, a, b = f"{layer}.weight", adapters.get(layer + _A), adapters[layer + _B]
+        if a is None or name not in merged or merged[name].shape != (b.shape[0], a.shape[1]):
+            raise UserError(f"there is an adapter of {layer} that fits no such layer: it was made for another model")
+        merged[name] = merged[name].float() + config.scale * (b.float() @ a.float())
+    return merged
 
 
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], said: str) -> None:

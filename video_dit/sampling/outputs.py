@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -141,15 +141,17 @@ class Record(NamedTuple):
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not the JSON that generate.py writes beside a clip") from error
 
-    def check(self, weights: Path, config: Path) -> None:
+    def check(self, files: Mapping[str, Path]) -> None:
         """Warns where the run's config or the software has changed, which may change the clip.
+
+        Args:
+            files: what the run gives, by what it is; see `RunFolder.made_of`.
 
         Raises:
             UserError: the weights or a given file are not those that the clip was made with.
         """
-        own = {"weights": weights, "config": config}
         for what, digest in self.sha256.items():
-            file = own.get(what) or getattr(self.request, what)
+            file = files.get(what) or getattr(self.request, what)
             if sha256(file) == digest:
                 continue
             if what == "config":

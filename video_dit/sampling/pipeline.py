@@ -20,7 +20,7 @@ from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
-from video_dit.models.weights import check_weights, read_weights
+from video_dit.models.weights import check_weights, merge_adapters, read_parts
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
@@ -146,7 +146,8 @@ class VideoPipeline:
         file = folder.path / weights if weights is not None else folder.averaged_weights()
         if not file.exists():
             raise UserError(f"{file}: there are no such weights; the run may have gone on and removed this checkpoint")
-        pipeline = cls(config, read_weights(file, "weights"), data.grid, device, weights_file=file, **options)
+        whole = merge_adapters(read_parts(file, folder.frozen_weights, "weights"), config.lora)
+        pipeline = cls(config, whole, data.grid, device, weights_file=file, **options)
         for told in check_encoders(config, data.fingerprints, str(folder.path)):  # now that all have been fetched
             warnings.warn(told, SamplingWarning, stacklevel=2)
         pipeline.run = folder.path

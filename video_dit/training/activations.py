@@ -21,7 +21,8 @@ from video_dit.config import Config
 from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
 from video_dit.diffusion.objective import diffusion_loss
 from video_dit.diffusion.processes import build_process
-from video_dit.models import build_model
+from video_dit.models import VideoDiT, build_model
+from video_dit.models.trained import choose_trained
 from video_dit.parallel import ShapesOnly
 from video_dit.shapes import Grid
 
@@ -37,10 +38,25 @@ def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch
         gradient_share: of each gradient, how much stays once it is complete: 1 for all of it, 0 where it goes to a
             place that is there already.
     """
-    values = config.model_dump(include={"model", "diffusion", "training"}, exclude_unset=True)
-    kept = {"model": values.get("model", {}), "diffusion": values.get("diffusion", {})}
-    kept["training"] = config.training.model_dump(include={"precision", "sequence_parallel"})
+    values = config.model_dump(include={"model", "diffusion", "lora"}, exclude_unset=True)
+    of_training = {"precision", "sequence_parallel", "initial_weights", "train_only", "freeze"}
+    kept = {**values, "training": config.training.model_dump(include=of_training)}
     return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share)
+
+
+def shapes_of_model(config: Config, encoded: EncodedShape) -> VideoDiT:
+    """The model of a run with what is trained chosen, on fake tensors; to be called where these are made.
+
+    It is built on the meta device, since PEFT moves what it makes, which fake parameters do not allow.
+    """
+    with torch.device("meta"):
+        model = build_model(config, encoded)
+        choose_trained(model, config)
+    for module in model.modules():
+        for name, weight in [*module.named_parameters(recurse=False)]:
+            fake = torch.empty(weight.shape, dtype=weight.dtype)
+            module.register_parameter(name, nn.Parameter(fake, requires_grad=weight.requires_grad))
+    return model
 
 
 class _Frozen:
@@ -62,7 +78,7 @@ def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: i
     config = frozen.config
     autocast = torch.autocast("cpu", torch.bfloat16) if config.training.precision == "bf16" else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build_model(config, encoded)
+        model = shapes_of_model(config, encoded)
         if config.training.sequence_parallel > 1:
             model.sequence_group = ShapesOnly(None, 0, config.training.sequence_parallel)  # whose part is the largest
         with _LiveStorages(model) as storages:
@@ -97,7 +113,7 @@ def _keep_gradients(model: nn.Module, share: float) -> None:
         kept.append(torch.empty(int(parameter.numel() * share)))
         parameter.grad = None
 
-    for parameter in model.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
         parameter.register_post_accumulate_grad_hook(replace)
 
 

@@ -1,4 +1,4 @@
-"""Saving and resuming: a checkpoint is complete before it has its name, and named before the one before it goes."""
+"""Beginning, saving, resuming: a checkpoint is complete before it is named, and named before the last one goes."""
 
 import json
 import shutil
@@ -10,9 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from video_dit.config import Config
 from video_dit.errors import RankError, UserError
 from video_dit.files import sync, write_atomically
-from video_dit.models.weights import check_weights, read_weights
+from video_dit.models.trained import choose_trained, frozen_weights
+from video_dit.models.weights import check_weights, merge_adapters, read_parts, read_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -192,13 +194,48 @@ def _put_in_place(unfinished: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def load_initial_weights(model: nn.Module, file: Path) -> None:
-    """Sets a fresh model's weights to those of a safetensors file.
+def prepare_weights(model: nn.Module, config: Config, run: RunFolder) -> None:
+    """Gives a fresh model the weights that no checkpoint has, and chooses those that are trained.
+
+    Args:
+        model: on every rank the same.
+        config: a run that begins takes its `training.initial_weights`.
+        run: one that goes on has kept the weights that it does not train.
 
     Raises:
-        UserError: the file is no safetensors file, or holds the weights of another model.
+        UserError: these are no weights, or of another model, or not to be trained as the config says.
     """
+    begins = run.latest_checkpoint() is None
+    if begins and config.training.initial_weights is not None:
+        _load_initial_weights(model, config.training.initial_weights)
+    choose_trained(model, config)
+    frozen = frozen_weights(model)
+    if frozen and not begins:
+        if not run.frozen_weights.exists():
+            raise UserError(f"{run.frozen_weights} is gone, with the weights that are not trained: copy it to there")
+        kept = read_weights(run.frozen_weights, "--run")
+        check_weights(kept, frozen, str(run.frozen_weights))
+        for name, weight in frozen.items():
+            weight.copy_(kept[name])
+
+
+def _load_initial_weights(model: nn.Module, source: Path) -> None:
     named_by = "training.initial_weights"
-    weights = read_weights(file, named_by)
-    check_weights(weights, model.state_dict(), f"{file} ({named_by})")
+    if source.is_dir():
+        run = RunFolder(source)
+        parts = read_parts(run.averaged_weights(), run.frozen_weights, named_by)
+        weights = merge_adapters(parts, run.load_config().lora)
+    else:
+        weights = read_weights(source, named_by)
+    check_weights(weights, model.state_dict(), f"{source} ({named_by})")
     model.load_state_dict(weights)
+
+
+def save_frozen_weights(model: nn.Module, run: RunFolder) -> None:
+    """Writes the weights that are not trained, once for the whole run; nothing is written before it."""
+    run.frozen_weights.unlink(missing_ok=True)  # of a run that was begun and saved nothing
+    if frozen := frozen_weights(model):
+        unfinished = _unfinished(run.frozen_weights)
+        save_file(frozen, unfinished)
+        sync(unfinished)
+        unfinished.rename(run.frozen_weights)

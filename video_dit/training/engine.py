@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from video_dit.config import Config, TrainingConfig
 from video_dit.errors import RankError, UserError
 from video_dit.models import VideoDiT
+from video_dit.models.trained import named_weights
 from video_dit.parallel import SequenceGroup
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
@@ -152,7 +153,7 @@ def check_optimizer(training: TrainingConfig) -> None:
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW for all weights, or Muon for the matrices of the attention and feed-forward layers and AdamW for the rest.
+    """AdamW for all trained weights, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
 
@@ -162,7 +163,8 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     check_optimizer(training)
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), **settings, fused=True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, **settings, fused=True)
 
     # Its kernels would be compiled at the first step, which needs a compiler and takes longer than it saves.
     deepspeed.runtime.compiler.compile = lambda: lambda function: function
@@ -170,8 +172,9 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 
     for name, parameter in model.named_parameters():
         parameter.use_muon = parameter.ndim == 2 and name.startswith("backbone.") and ".norm." not in name
-    matrices = [parameter for parameter in model.parameters() if parameter.use_muon]
-    others = [parameter for parameter in model.parameters() if not parameter.use_muon]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.use_muon]
+    others = [parameter for parameter in trained if not parameter.use_muon]
     muon = {"lr": training.muon_learning_rate, "momentum": 0.95, "weight_decay": training.weight_decay}
     groups = [
         {"params": matrices, "use_muon": True, **muon},
@@ -183,7 +186,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 class Engine:
     """A model under DeepSpeed.
 
-    Every rank calls every method.
+    Every rank calls every method. Of weights that need no gradient none of them speaks.
 
     Attributes:
         rank, num_ranks: this one, and how many.
@@ -203,7 +206,7 @@ class Engine:
         settings = deepspeed_config(config, self.num_ranks)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            model_parameters=list(model.parameters()),
+            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
             optimizer=None if "optimizer" in settings else build_optimizer(model, config.training),
             config=settings,
         )
@@ -218,7 +221,7 @@ class Engine:
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
         # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
         self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
-        self._state = _optimizer_state(self._engine, self._optimizer, self.rank)
+        self._state = _optimizer_state(self._parameters(), self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
         self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
 
@@ -351,7 +354,8 @@ class Engine:
         return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self._identity['zero_stage']}"
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self._engine.module.named_parameters())
+        """Those that are trained."""
+        return [(name, weight) for name, weight in named_weights(self._engine.module) if weight.requires_grad]
 
 
 def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
@@ -360,13 +364,12 @@ def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
     return SequenceGroup(groups[rank // size], rank % size, size)
 
 
-def _optimizer_state(engine: Any, optimizer: Any, rank: int) -> OptimizerState:
-    model, parameters = engine.module, list(engine.module.parameters())
-    if hasattr(parameters[0], "ds_tensor"):
-        return PartitionedState(model, optimizer, rank)
-    if any(hasattr(parameter, "_hp_mapping") for parameter in parameters):
-        return FragmentedState(model, optimizer)
-    return WholeState(model, optimizer)
+def _optimizer_state(parameters: list[tuple[str, nn.Parameter]], optimizer: Any, rank: int) -> OptimizerState:
+    if hasattr(parameters[0][1], "ds_tensor"):
+        return PartitionedState(parameters, optimizer, rank)
+    if any(hasattr(parameter, "_hp_mapping") for _, parameter in parameters):
+        return FragmentedState(parameters, optimizer)
+    return WholeState(parameters, optimizer)
 
 
 logging.getLogger("DeepSpeed").setLevel(os.environ["DS_LOG_LEVEL"].upper())

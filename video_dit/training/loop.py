@@ -11,6 +11,7 @@ from video_dit.config import Config
 from video_dit.contracts import Batch, TextCondition, TextSegment
 from video_dit.diffusion.objective import NUM_BINS
 from video_dit.models import VideoDiT
+from video_dit.models.trained import ParameterCounts, parameter_counts
 from video_dit.run_folder import RunFolder
 from video_dit.training.alarms import Alarms, Shown
 from video_dit.training.averages import AveragedWeights
@@ -63,7 +64,7 @@ def train(
         UserError: a step cannot be taken and may not be left out, or something cannot be read or written.
     """
     training = config.training
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
+    sizes = parameter_counts(model)  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards(), training)
     checkpoints = Checkpoints(run, engine, averages, training.keep_checkpoints)
@@ -73,7 +74,7 @@ def train(
     batches = meter.batches(load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step))
     loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
     alarms = Alarms(run, engine, checkpoints, training, first_step)
-    progress = _open_progress(run, config, engine, num_parameters, first_step) if engine.rank == 0 else None
+    progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
 
     watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
     stop = StopRequest()
@@ -135,11 +136,11 @@ def train(
         print(f"averaged weights: {run.averaged_weights()}")
 
 
-def _open_progress(run: RunFolder, config: Config, engine: Engine, num_parameters: int, first_step: int) -> Progress:
+def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int) -> Progress:
     """Forgets what was after the step that the run goes on from, and says what it is."""
     training = config.training
     peak = peak_flops(engine.device, training.precision)
-    print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
+    print(f"{sizes} on {engine}, {training.precision}")
     print(f"peak of a device: {peak.flops / 1e12:.3g} TFLOP/s, {peak.source}")
     print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
     run.forget_snapshots_after(first_step)

@@ -6,7 +6,7 @@ any other can read.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,15 +37,15 @@ class Piece(NamedTuple):
 
 
 class OptimizerState(ABC):
-    """The weights of a model and the state of its optimizer on this rank.
+    """The weights that are trained and the state of their optimizer on this rank.
 
     Args:
-        model: whose parameters DeepSpeed has laid out.
+        parameters: by their names, as DeepSpeed has laid them out.
         optimizer: DeepSpeed's; the one that it wraps, if it does, is its `optimizer`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any) -> None:
-        self._parameters = list(model.named_parameters())
+    def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> None:
+        self._parameters = parameters
         self._outer = optimizer
         self._inner: Optimizer = getattr(optimizer, "optimizer", optimizer)
 
@@ -104,9 +104,7 @@ class FragmentedState(OptimizerState):
 
     def pieces(self) -> Iterator[Piece]:
         for name, parameter in self._parameters:
-            if not parameter.requires_grad:
-                yield _whole(f"{WEIGHTS}/{name}", parameter)
-            elif parameter._hp_mapping is not None:
+            if parameter._hp_mapping is not None:
                 fragment = parameter._hp_mapping
                 start, within = fragment.lp_fragment_address.start, fragment.hp_fragment_address
                 flat = self._inner.param_groups[fragment.param_group_index]["params"][0]
@@ -156,8 +154,8 @@ class PartitionedState(OptimizerState):
         rank: which of the parts this one has.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, rank: int) -> None:
-        super().__init__(model, optimizer)
+    def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], optimizer: Any, rank: int) -> None:
+        super().__init__(parameters, optimizer)
         self._rank = rank
 
     def pieces(self) -> Iterator[Piece]:
@@ -166,10 +164,6 @@ class PartitionedState(OptimizerState):
             start = self._rank * size
             held = min(size, parameter.ds_numel - start)
             if held <= 0:
-                continue
-            if not parameter.requires_grad:
-                values = parameter.ds_tensor.detach()[:held]
-                yield Piece(f"{WEIGHTS}/{name}", start, values, False, values.copy_)
                 continue
             for key in (None, *self._keys_of_elements()):
                 values = self._outer.get_local_fp32_param(parameter, key)[:held]

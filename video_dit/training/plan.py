@@ -1,14 +1,14 @@
 """What a run needs before it is started: operations, memory of each rank, time of a step, and what would make it fit.
 
-The memory is what DeepSpeed 0.19 and `training/engine.py` keep. P is the number of weights, N that of ranks; all
-weights, gradients and moments are fp32, also under bf16 autocast:
+The memory is what DeepSpeed 0.19 and `training/engine.py` keep. P is the number of weights, T that of those that are
+trained, N that of ranks; all weights, gradients and moments are fp32, also under bf16 autocast:
 
 | ZeRO | weights | master weights | moments | averages | gradients |
 |---|---|---|---|---|---|
-| 0 | 4 P | | 8 P | 4 P | 4 P |
-| 1 | 4 P | 4 P / N | 8 P / N | 4 P | 4 P, then 4 P / N |
-| 2 | 4 P | 4 P / N | 8 P / N | 4 P | 4 P / N |
-| 3 | 4 P / N | 4 P / N | 8 P / N | 4 P / N | 4 P / N |
+| 0 | 4 P | | 8 T | 4 T | 4 T |
+| 1 | 4 P | 4 T / N | 8 T / N | 4 T | 4 T, then 4 T / N |
+| 2 | 4 P | 4 T / N | 8 T / N | 4 T | 4 T / N |
+| 3 | 4 P / N | 4 T / N | 8 T / N | 4 T / N | 4 T / N |
 
 To these comes what one phase of a step needs alone: forward and backward (`training/activations.py`, and under ZeRO 3
 the weights that are gathered), the reduction of the gradients, or the optimizer; the largest decides.
@@ -24,9 +24,10 @@ from torch._subclasses import FakeTensorMode
 from video_dit.config import Config, with_changes
 from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
-from video_dit.models import VideoDiT, build_model
+from video_dit.models import VideoDiT
+from video_dit.models.trained import ParameterCounts, parameter_counts
 from video_dit.shapes import Grid, token_grid
-from video_dit.training.activations import trace_step
+from video_dit.training.activations import shapes_of_model, trace_step
 from video_dit.training.devices import Devices
 from video_dit.training.engine import check_optimizer, deepspeed_config, merge, micro_batch_size
 from video_dit.training.flops import StepFlops, step_flops
@@ -63,7 +64,8 @@ class Memory(NamedTuple):
 class Plan(NamedTuple):
     """Of the bucket that needs the most memory.
 
-    parameters: by part of the model.
+    parameters: by part of the model, adapters among them.
+    num_trained: of all these.
     latents, tokens: the bucket's grids.
     micro_batch, micro_batches: samples of a forward pass, and how many of these a step has on each rank.
     flops: of one sample.
@@ -74,6 +76,7 @@ class Plan(NamedTuple):
     config: Config
     num_ranks: int
     parameters: dict[str, int]
+    num_trained: int
     latents: Grid
     tokens: Grid
     text_length: int
@@ -113,7 +116,7 @@ def plan_training(
     """
     check_optimizer(config.training)
     with FakeTensorMode():
-        model = build_model(config, encoded)
+        model = shapes_of_model(config, encoded)
     tokens = [token_grid(latents, config.model.patch_size).size + encoded.text_length for latents in buckets]
     largest = max(tokens) if config.training.batch_by_tokens else 0
     plans = [
@@ -146,14 +149,14 @@ def _plan_bucket(
         "conditioning": _count(model.conditioning_embedder),
         "output": _count(model.norm_out, model.proj_out),
     }
-    num_parameters = sum(parameters.values())
-    memory = rank_memory(config, encoded, latents, devices, num_parameters, micro_batch, micro_batches)
+    counts = parameter_counts(model)
+    memory = rank_memory(config, encoded, latents, devices, counts, micro_batch, micro_batches)
     peak = devices.peak_flops(config.training.precision)
     per_rank = (flops.model + flops.recomputed) * micro_batch * micro_batches / sharing
     seconds = None if peak is None else per_rank / (peak * utilisation)
     return Plan(
-        config, devices.count, parameters, latents, tokens, encoded.text_length, micro_batch, micro_batches, flops,
-        memory, seconds,
+        config, devices.count, parameters, counts.trained, latents, tokens, encoded.text_length, micro_batch,
+        micro_batches, flops, memory, seconds,
     )  # fmt: skip
 
 
@@ -166,7 +169,7 @@ def rank_memory(
     encoded: EncodedShape,
     latents: Grid,
     devices: Devices,
-    num_parameters: int,
+    parameters: ParameterCounts,
     micro_batch: int,
     micro_batches: int,
 ) -> Memory:
@@ -177,7 +180,7 @@ def rank_memory(
         encoded: what its encoders make.
         latents: the grid of the clips.
         devices: one for each rank.
-        num_parameters: P.
+        parameters: P and T.
         micro_batch: samples of a forward pass.
         micro_batches: forward passes of a step.
     """
@@ -185,8 +188,9 @@ def rank_memory(
     stage, num_ranks = zero["stage"], devices.count
     offloads = stage >= 1 and _offloads(zero, "offload_optimizer")
     offloads_weights = stage == 3 and _offloads(zero, "offload_param")
-    whole = FP32 * num_parameters
-    shard = FP32 * ceil(num_parameters / num_ranks)
+    weights = FP32 * (ceil(parameters.all / num_ranks) if stage == 3 else parameters.all)
+    whole = FP32 * parameters.trained
+    shard = FP32 * ceil(parameters.trained / num_ranks)
     bucket = int(FP32 * zero["reduce_bucket_size"]) * (2 if zero.get("overlap_comm") else 1)
     accumulates = micro_batches > 1
 
@@ -204,15 +208,14 @@ def rank_memory(
         backward = bucket + there + passes(0 if offloads else 1 / num_ranks)
         reduction, optimizer = bucket + there + shard, 2 * shard
     else:
-        gathered = _gathered(zero, num_parameters, 2 if config.training.precision == "bf16" else FP32)
+        gathered = _gathered(zero, parameters.all, 2 if config.training.precision == "bf16" else FP32)
         there = bucket + (0 if offloads else shard)
         backward = there + passes(0) + (gathered if num_ranks > 1 or offloads_weights else 0)
         reduction, optimizer = there + bucket, there + shard
     phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
-    weights = shard if stage == 3 else whole
     sharded = 0 if stage == 0 else shard
     moments = 2 * whole if stage == 0 else 2 * shard
-    averages = (1 + len(config.training.ema_widths)) * weights
+    averages = (1 + len(config.training.ema_widths)) * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
     if offloads_weights:
         weights = averages = 0
