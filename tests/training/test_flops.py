@@ -45,3 +45,14 @@ def test_the_closed_form_is_what_torch_counts(keys: dict) -> None:
     flops = step_flops(model, grid, text_length)
     assert flops.model + flops.recomputed == pytest.approx(counted(model, grid, text_length, batch) / batch, rel=0.02)
     assert (flops.recomputed > 0) == ("recompute_blocks" in keys or "feed_forward_chunk_size" in keys)
+
+
+def test_weights_that_are_not_trained_have_no_gradient_to_compute() -> None:
+    """With embedders that are trained, the gradients of all inputs are computed."""
+    grid, batch, text_length = Grid(3, 4, 6), 2, 11
+    model = VideoDiT(ModelConfig(**SMALL), channels=4, text_width=24, pooled_width=24, trained_grid=grid)
+    whole = step_flops(model, grid, text_length)
+    model.backbone.requires_grad_(False)
+    flops = step_flops(model, grid, text_length)
+    assert flops.model == pytest.approx(counted(model, grid, text_length, batch) / batch, rel=0.02)
+    assert flops.linear < 0.75 * whole.linear
