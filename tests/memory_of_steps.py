@@ -16,7 +16,8 @@ from video_dit.contracts import Batch, EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.training.averages import AveragedWeights
-from video_dit.training.engine import Engine, micro_batch_size, ranks
+from video_dit.training.deepspeed_config import micro_batch_size
+from video_dit.training.engine import Engine, ranks
 from video_dit.training.loss import LossFunction
 
 

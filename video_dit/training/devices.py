@@ -77,7 +77,7 @@ class Devices(NamedTuple):
         """FLOP/s of one, or None where the table has no such device."""
         words = re.sub(r"[^A-Z0-9]+", " ", self.name.upper().replace("RTX ", "RTX")).split()
         found = next((PEAKS[word] for word in words if word in PEAKS), None)
-        return None if found is None else found[0 if precision == "bf16" else 1]
+        return None if found is None else found[1 if precision == "fp32" else 0]
 
     def __str__(self) -> str:
         return f"{self.count} x {self.name} of {self.memory / GIB:.3g} GiB"

@@ -12,7 +12,8 @@ from video_dit.run_folder import RunFolder
 from video_dit.shapes import Grid, token_grid
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import Checkpoints, save_snapshot
-from video_dit.training.engine import Engine, micro_batch_size
+from video_dit.training.deepspeed_config import micro_batch_size
+from video_dit.training.engine import Engine, shared_store
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.progress import Progress, Stopwatch
 from video_dit.training.schedule import learning_rate_factor
@@ -65,7 +66,7 @@ def train(
         run.forget_snapshots_after(first_step)
         progress = Progress(run, first_step, training.steps)
 
-    watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
+    watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     stop = StopRequest()
     stopwatch = Stopwatch()
     num_tokens = 0
