@@ -1,6 +1,8 @@
 """Clips out of shards, and batches of them."""
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from heapq import nsmallest
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from data.storage import as_file
 from data.video import read_clips
 from video_dit.config import DataConfig
 from video_dit.contracts import Batch, ClipInfo, TextCondition, TextSegment
-from video_dit.errors import UserError
+from video_dit.errors import RankError, UserError
 from video_dit.seeds import derive_seed
 
 MAX_REPLACEMENTS = 100
@@ -27,15 +29,16 @@ MAX_REPLACEMENTS = 100
 
 
 class Item(NamedTuple):
-    """A sample, the seed of its draws, and its index in the order of all epochs of its bucket.
+    """A sample and the seed of its draws.
 
+    stratum: its part of [0, 1], if each sample of its step has an equal one: where that begins, and how long it is.
     frames: uint8 [F, H, W, 3], where shards hold videos; None too if neither this clip nor others can be decoded.
     problems: files that could not be decoded, each with what is wrong; the sample stands in the place of theirs.
     """
 
     sample: Sample
     seed: int
-    index: int
+    stratum: tuple[float, float]
     frames: Tensor | None = None
     problems: tuple[tuple[str, str], ...] = ()
 
@@ -87,7 +90,8 @@ class ClipDataset(Dataset[Item]):
 
     def __getitem__(self, position: Position) -> Item:
         """The sample at a position."""
-        bucket, index = position
+        bucket, index, batch_size = position
+        stratum = index % batch_size / batch_size, 1 / batch_size
         epoch, within = divmod(index, self.counts[bucket])
         place = self._places[bucket][self.order(bucket, epoch)[within]]
         draws = derive_seed(self.seed, epoch, place[0])
@@ -97,9 +101,9 @@ class ClipDataset(Dataset[Item]):
             _, shard, row = place
             sample = self._reader(shard)[row].show(u, draws)
             if sample.cut is None or len(problems) > MAX_REPLACEMENTS:
-                return Item(sample, draws, index, None, tuple(problems))
+                return Item(sample, draws, stratum, None, tuple(problems))
             try:
-                return Item(sample, draws, index, self._decode(sample.cut, bucket), tuple(problems))
+                return Item(sample, draws, stratum, self._decode(sample.cut, bucket), tuple(problems))
             except VideoError as error:
                 problems.append((sample.cut.place.location, str(error)))
             other = derive_seed(draws, "replacement", len(problems)) % self.counts[bucket]
@@ -150,8 +154,38 @@ class ClipDataset(Dataset[Item]):
 def load_batches(
     dataset: ClipDataset, positions: Iterator[list[Position]], num_workers: int
 ) -> Iterator[Batch | FrameBatch]:
-    """Batches at these positions; with `num_workers` processes they are read ahead. Of frames, for shards of videos."""
-    return iter(DataLoader(dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers))
+    """Batches at these positions; with `num_workers` processes they are read ahead. Of frames, for shards of videos.
+
+    The processes are started afresh: a copy of this one could wait for ever for what its threads held.
+    """
+    loader = DataLoader(
+        dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers,
+        multiprocessing_context="forkserver" if num_workers else None, worker_init_fn=_leave_signals_to_the_rank,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _leave_signals_to_the_rank(_: int) -> None:
+    """Who stops a run signals all its processes, and the rank still has a step to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def lost_readers_told(rank: int) -> Iterator[None]:
+    """
+    Raises:
+        RankError: one of the processes that `load_batches` started has ended. Where it is told of, PyTorch decides.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RankError(
+            f"a process that reads data for rank {rank} has ended: {str(error).strip().splitlines()[0]} If memory is "
+            "short, lower training.num_workers; the same command goes on from the last checkpoint"
+        ) from error
 
 
 def load_once(
@@ -189,7 +223,9 @@ class _Endless:
 def collate(items: list[Item]) -> Batch | FrameBatch:
     text = TextCondition(*map(torch.stack, zip(*(item.sample.text for item in items), strict=True)))
     clip = ClipInfo(*map(torch.stack, zip(*(item.sample.clip for item in items), strict=True)))
-    rest = text, clip, torch.tensor([item.seed for item in items]), torch.tensor([item.index for item in items])
+    seeds = torch.tensor([item.seed for item in items])
+    strata = torch.tensor([item.stratum for item in items], dtype=torch.float64)
+    rest = text, clip, seeds, strata, tuple(item.sample.id for item in items)
     latents = [item.sample.latents for item in items if item.sample.latents is not None]
     if latents:
         return Batch(torch.stack(latents), *rest)

@@ -15,7 +15,7 @@ class FrameBatch(NamedTuple):
     """A `Batch` that is still to be encoded.
 
     frames: uint8 [B, F, H, W, 3]; None where one could not be decoded, and nor could many others in its place.
-    text, clip, seeds, positions: as in `Batch`.
+    text, clip, seeds, strata, ids: as in `Batch`.
     problems: files that could not be decoded, each with what is wrong; other clips stand in their places.
     """
 
@@ -23,7 +23,8 @@ class FrameBatch(NamedTuple):
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
-    positions: Tensor
+    strata: Tensor
+    ids: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
 
 
@@ -62,4 +63,4 @@ class OnTheFly:
         mean, std = encode(batch.frames.to(self._device), self._autoencoder)
         deviations = [None] * len(mean) if std is None else list(std)
         drawn = [draw_latents(*each) for each in zip(mean, deviations, batch.seeds.tolist(), strict=True)]
-        return Batch(torch.stack(drawn), batch.text, batch.clip, batch.seeds, batch.positions)
+        return Batch(torch.stack(drawn), batch.text, batch.clip, batch.seeds, batch.strata, batch.ids)

@@ -19,8 +19,14 @@ class OutputFolder(Protocol):
         """What a file holds; None if there is none."""
         ...
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:
         """Replaces the file: a reader, or a crash, sees the old content or the new and nothing between.
+
+        Args:
+            name: of the file.
+            content: all of it.
+            durable: also if the machine goes down, from the moment that this returns; without, that is left to the
+                system, which is faster.
 
         Raises:
             UserError: it cannot be written.
@@ -121,15 +127,16 @@ class LocalOutput:
     def note(self, name: str) -> Note:
         return LocalNote(self.path / name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:
         path = self.path / name
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
             with suppress(OSError):
@@ -173,7 +180,7 @@ class RemoteOutput:
     def note(self, name: str) -> Note:
         return RemoteNote(self, name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:  # noqa: ARG002
         fs, path = self._open(name)
         try:
             fs.pipe_file(path, content)

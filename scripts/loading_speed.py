@@ -64,7 +64,7 @@ def consumption(dataset: ClipDataset, args: argparse.Namespace, device: torch.de
     positions = iter([next(micro_batch_positions(Schedule(dataset.counts[:1], 0), 0, 1, batch_size, batch_size, 0))])
     torch.manual_seed(0)
     latents = torch.randn(batch_size, encoded.channels, *dataset.buckets[0].latents)
-    batch = Batch(latents, *next(load_batches(dataset, positions, 0))[1:5])
+    batch = Batch(latents, *next(load_batches(dataset, positions, 0))[1:6])
     model = build_model(config, encoded).to(device)
     loss_function = LossFunction(config, dataset.empty_prompt(), dataset.text_segments(), device)
     seconds = [_step(model, loss_function, batch) for _ in range(WARM_UPS + args.repeats)]

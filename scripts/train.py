@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,12 @@ import torch
 from command_line import CONFIG_HELP, progress_bar, run_program, share
 from torch import Tensor
 from training_plan import show_plan
+from training_samples import sample_source
 
-from data.dataset import ClipDataset, load_batches, load_once
+from data.dataset import ClipDataset, load_batches, load_once, lost_readers_told
 from data.dataset_info import DatasetInfo, verify
 from data.on_the_fly import FrameBatch, OnTheFly
-from data.order import Schedule, micro_batch_positions
+from data.order import Schedule, batch_multiples, micro_batch_positions
 from video_dit.config import Config, load_config
 from video_dit.contracts import Batch
 from video_dit.encoders import build_autoencoder
@@ -40,7 +41,7 @@ def main() -> None:
         show_plan(args)
         return
     check_config(args)
-    with ranks() as rank, lost_ranks_told(rank):
+    with ranks() as rank, lost_ranks_told(rank), lost_readers_told(rank):
         shards = folder_of_shards(args, rank)
         config, dataset, held_out, not_compared = agree(
             partial(inputs, args, shards), shared_store(), rank, world_size()
@@ -56,21 +57,21 @@ def main() -> None:
         tokens = [token_grid(bucket.latents, config.model.patch_size) for bucket in dataset.buckets]
         for grid in tokens:
             model.position_embedding.check_fits(grid)
+        sizes = [grid.size + info.encoded.text_length for grid in tokens]
         if config.training.initial_weights is not None and run.latest_checkpoint() is None:
             load_initial_weights(model, config.training.initial_weights)
         if rank == 0:
             data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
-            print(f"{shards}: {len(dataset):,} clips")
-            for bucket, number, grid in zip(dataset.buckets, dataset.counts, tokens, strict=True):
-                print(f"  {number:,} of {bucket.name} pixels: {grid.size + info.encoded.text_length} tokens each")
+            describe(dataset, sizes, config)
             for change in changes:
                 print(f"changed since this run began: {change}")
             for told in not_compared:
                 print(told)
         train(
-            config, model, dataset.empty_prompt(), dataset.text_segments(), training_batches(config, dataset, encode),
-            held_out and held_out_batches(config, held_out, encode), run,
+            config, model, dataset.empty_prompt(), dataset.text_segments(),
+            training_batches(config, dataset, sizes, encode), held_out and held_out_batches(config, held_out, encode),
+            sample_source(config, info.encoded.grid, run), run,
         )  # fmt: skip
 
 
@@ -205,8 +206,20 @@ def batch_encoder(config: Config, *datasets: ClipDataset | None) -> Encode:
     return lambda batch: encoder.encode(batch) if isinstance(batch, FrameBatch) else batch
 
 
-def training_batches(config: Config, dataset: ClipDataset, encode: Encode) -> BatchSource:
-    schedule = Schedule(dataset.counts, config.seed)
+def describe(dataset: ClipDataset, sizes: Sequence[int], config: Config) -> None:
+    """A line for each shape, whose clips have so many tokens."""
+    print(f"{dataset.folder}: {len(dataset):,} clips")
+    multiples = batch_multiples(sizes, config.training.batch_by_tokens)
+    for bucket, number, size, multiple in zip(dataset.buckets, dataset.counts, sizes, multiples, strict=True):
+        of_step = config.training.batch_size * multiple
+        again = "; a step shows some of them more than once" if number < of_step else ""
+        print(f"  {number:,} of {bucket.name} pixels: {size} tokens each, {of_step} in a step{again}")
+
+
+def training_batches(config: Config, dataset: ClipDataset, sizes: Sequence[int], encode: Encode) -> BatchSource:
+    multiples = batch_multiples(sizes, config.training.batch_by_tokens)
+    weights = [config.training.image_weight if bucket.pixels.frames == 1 else 1.0 for bucket in dataset.buckets]
+    schedule = Schedule(dataset.counts, config.seed, multiples, weights)
 
     def batches(rank: int, num_ranks: int, micro_batch_size: int, first_step: int) -> Iterator[Batch]:
         batch_size = config.training.batch_size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from memory_of_steps import encoded_shape
-from random_inputs import random_clip_info
+from random_inputs import random_batch
 
 from video_dit.config import Config, load_config
 from video_dit.contracts import Batch, ClipInfo, EncodedShape, TextCondition
@@ -40,17 +40,6 @@ def losses_of_run(config: Config, folder: Path) -> list[float]:
     return losses + list(steps(engine, config, encoded, batch))
 
 
-def random_batch(batch_size: int, encoded: EncodedShape) -> Batch:
-    text = TextCondition(
-        torch.randn(batch_size, encoded.text_length, encoded.text_width),
-        torch.ones(batch_size, encoded.text_length, dtype=torch.bool),
-        torch.randn(batch_size, encoded.pooled_width),
-    )
-    numbers = torch.arange(batch_size)
-    latents = torch.randn(batch_size, encoded.channels, *encoded.grid)
-    return Batch(latents, text, random_clip_info(batch_size), numbers, numbers)
-
-
 def fresh_engine(config: Config, encoded: EncodedShape) -> Engine:
     torch.manual_seed(1)
     return Engine(build_model(config, encoded), config)
@@ -65,7 +54,7 @@ def steps(engine: Engine, config: Config, encoded: EncodedShape, batch: Batch) -
         total = torch.zeros((), device=engine.device)
         for number in range(engine.micro_batches_per_step):
             start = (number * engine.num_ranks + engine.rank) * micro
-            loss, _ = loss_function(engine.model, rows(batch, slice(start, start + micro)))
+            loss = loss_function(engine.model, rows(batch, slice(start, start + micro))).mean
             engine.backward(loss)
             total += loss.detach() * micro
         yield float(engine.sum_over_ranks(total)) / config.training.batch_size
@@ -73,7 +62,7 @@ def steps(engine: Engine, config: Config, encoded: EncodedShape, batch: Batch) -
 
 def rows(batch: Batch, which: slice) -> Batch:
     text, clip = TextCondition(*(x[which] for x in batch.text)), ClipInfo(*(x[which] for x in batch.clip))
-    return Batch(batch.latents[which], text, clip, batch.seeds[which], batch.positions[which])
+    return Batch(batch.latents[which], text, clip, batch.seeds[which], batch.strata[which], batch.ids[which])
 
 
 if __name__ == "__main__":

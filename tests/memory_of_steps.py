@@ -8,11 +8,11 @@ import json
 import sys
 
 import torch
-from random_inputs import random_clip_info
+from random_inputs import random_batch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from video_dit.config import Config, load_config
-from video_dit.contracts import Batch, EncodedShape, TextCondition
+from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.training.averages import AveragedWeights
@@ -34,20 +34,14 @@ def measure(config: Config) -> int:
         engine = Engine(build_model(config, encoded), config)
         averages = AveragedWeights(engine.shards(), config.training)
         batch_size = micro_batch_size(config, engine.num_ranks)
-        prompts = TextCondition(
-            torch.randn(batch_size, encoded.text_length, encoded.text_width),
-            torch.ones(batch_size, encoded.text_length, dtype=torch.bool),
-            torch.randn(batch_size, encoded.pooled_width),
+        batch = random_batch(batch_size, encoded)
+        loss_function = LossFunction(
+            config, TextCondition(*(x[:1] for x in batch.text)), encoded.segments, engine.device
         )
-        latents = torch.randn(batch_size, encoded.channels, *encoded.grid)
-        batch = Batch(
-            latents, prompts, random_clip_info(batch_size), torch.arange(batch_size), torch.arange(batch_size)
-        )
-        loss_function = LossFunction(config, TextCondition(*(x[:1] for x in prompts)), encoded.segments, engine.device)
         for step in ("first", "second"):
             with record_function(f"{step} step"):
                 for _ in range(engine.micro_batches_per_step):
-                    loss, _ = loss_function(engine.model, batch)
+                    loss = loss_function(engine.model, batch).mean
                     engine.backward(loss)
                     del loss
                 averages.update(engine.shards(), 0)

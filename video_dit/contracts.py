@@ -51,14 +51,16 @@ class Batch(NamedTuple):
     text: the captions' embeddings.
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
-    positions: [B] int64, in the order of all epochs of the clips of this shape, which (seed, epoch) alone decide.
+    strata: [B, 2] float64, a sample's part of [0, 1] if each of its step has an equal one: its begin and its length.
+    ids: B, of the samples.
     """
 
     latents: Tensor
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
-    positions: Tensor
+    strata: Tensor
+    ids: tuple[str, ...]
 
 
 class TextSegment(NamedTuple):

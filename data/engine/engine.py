@@ -31,7 +31,7 @@ class InProcess:
         for index, result in known_results(units, results):
             if result is None:
                 result = units[index].work(Guard())
-                results.write(units[index].path, result)
+                units[index].keep(result, results)
             yield index, result
 
 

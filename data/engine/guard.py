@@ -1,18 +1,23 @@
 """Watches over a unit's items, so that one which hangs or crashes its process costs itself alone."""
 
-import faulthandler
 import json
 import os
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from data.output import OutputFolder
 from video_dit.errors import UserError
 
 MAX_DEATHS = 3
 """Processes that an item may take with it. Each may have been killed by somebody else, and is forgiven before that."""
+
+TICK = 0.1
+"""Seconds between looks at the clock."""
 
 GRACE = 10.0
 """Seconds after which a process that could not even say what hung is ended from outside Python."""
@@ -89,15 +94,11 @@ class WatchingGuard(Guard):
             raise ItemError(f"crashes the process that works on it (tried {MAX_DEATHS} times)")
         limit = self._time_limit + seconds
         self._enter(name)
-        timer = threading.Timer(limit, self._end_process, (name, limit))
-        timer.daemon = True
-        timer.start()
-        faulthandler.dump_traceback_later(limit + GRACE, exit=True)
+        _deadline.set(limit, partial(self._end_process, name, limit))
         try:
             yield
         finally:
-            faulthandler.cancel_dump_traceback_later()
-            timer.cancel()
+            _deadline.clear()
             self._enter(_NO_ITEM)
 
     def close(self) -> None:
@@ -123,4 +124,32 @@ class WatchingGuard(Guard):
         self._note.write(json.dumps(asdict(self._attempts)).encode())
 
 
+class _Deadline:
+    """Of the item that this process works on, kept by one thread; and by the kernel, where that thread cannot run."""
+
+    def __init__(self) -> None:
+        self._due: tuple[float, Callable[[], None]] | None = None
+        self._thread: threading.Thread | None = None
+
+    def set(self, seconds: float, end: Callable[[], None]) -> None:
+        """Calls `end` when so much time has passed."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="deadline")
+            self._thread.start()
+        self._due = time.monotonic() + seconds, end
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)  # SIGALRM, which ends the process
+
+    def clear(self) -> None:
+        self._due = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(TICK)
+            due = self._due
+            if due is not None and time.monotonic() > due[0]:
+                due[1]()
+
+
+_deadline = _Deadline()
 _NO_ITEM = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data.engine.guard import Guard
 from data.output import OutputFolder
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of each key: results of other versions are made again."""
 
 
@@ -39,9 +39,25 @@ class Unit:
         return f"{self.stage}/{self.key[:2]}/{self.key}"
 
     def known_result(self, results: OutputFolder) -> bytes | None:
-        """What an earlier run has made of it."""
-        result = results.read(self.path)
-        return result if result is not None and self.is_there(result) else None
+        """What an earlier run has made of it; nothing if the machine went down before it was on the disk."""
+        kept = results.read(self.path)
+        if kept is None or kept[:_DIGEST] != _digest(kept[_DIGEST:]) or not self.is_there(kept[_DIGEST:]):
+            return None
+        return kept[_DIGEST:]
+
+    def keep(self, result: bytes, results: OutputFolder) -> None:
+        """
+        Raises:
+            UserError: it cannot be written.
+        """
+        results.write(self.path, _digest(result) + result, durable=False)
+
+
+_DIGEST = 8
+
+
+def _digest(result: bytes) -> bytes:
+    return hashlib.blake2b(result, digest_size=_DIGEST).digest()
 
 
 def unit_key(stage: str, *parts: object) -> str:

@@ -12,7 +12,7 @@ from preprocessed import write_shard
 
 from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
-from data.order import Schedule, micro_batch_positions
+from data.order import Position, Schedule, micro_batch_positions
 from data.shards import ShardReader
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape, TextCondition
@@ -49,17 +49,17 @@ def test_starting_at_a_step_is_going_on_from_it() -> None:
 def test_an_epoch_visits_every_clip_once_and_each_in_its_own_order(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
     size = len(dataset)
-    first, second = ([dataset[0, epoch * size + k][0].id for k in range(size)] for epoch in (0, 1))
+    first, second = ([dataset[Position(0, epoch * size + k)][0].id for k in range(size)] for epoch in (0, 1))
     assert sorted(first) == sorted(second)
     assert len(set(first)) == size
     assert first != second
-    assert first != [ClipDataset(tiny_shards, seed=1)[0, k][0].id for k in range(size)]
+    assert first != [ClipDataset(tiny_shards, seed=1)[Position(0, k)][0].id for k in range(size)]
 
 
 def test_seeds_differ_by_epoch_by_sample_and_by_run(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
-    seeds = [dataset[0, position][1] for position in range(2 * len(dataset))]
-    seeds += [ClipDataset(tiny_shards, seed=1)[0, position][1] for position in range(len(dataset))]
+    seeds = [dataset[Position(0, position)][1] for position in range(2 * len(dataset))]
+    seeds += [ClipDataset(tiny_shards, seed=1)[Position(0, position)][1] for position in range(len(dataset))]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -69,7 +69,7 @@ def test_the_order_does_not_depend_on_how_clips_lie_in_shards(tiny_shards: Path,
     shard = write_shard(tmp_path / "one.arrow", samples[::-1], "4x16x16")
     (tmp_path / "dataset.json").write_bytes(replace(info, shards={"one.arrow": shard}).to_bytes())
     ours, theirs = ClipDataset(tmp_path, seed=0), ClipDataset(tiny_shards, seed=0)
-    assert [ours[0, k][0].id for k in range(10)] == [theirs[0, k][0].id for k in range(10)]
+    assert [ours[Position(0, k)][0].id for k in range(10)] == [theirs[Position(0, k)][0].id for k in range(10)]
 
 
 def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny_shards: Path, tmp_path: Path) -> None:
@@ -91,7 +91,9 @@ def test_the_caption_that_a_sample_shows_depends_on_seed_epoch_and_id_alone(tiny
 
     def shown(folder: str, seed: int, epochs: range) -> dict[tuple[int, str], str]:
         dataset = ClipDataset(tmp_path / folder, seed)
-        places = [(epoch, dataset[0, epoch * len(dataset) + k][0]) for epoch in epochs for k in range(len(dataset))]
+        places = [
+            (epoch, dataset[Position(0, epoch * len(dataset) + k)][0]) for epoch in epochs for k in range(len(dataset))
+        ]
         return {(epoch, sample.id): sample.caption for epoch, sample in places}
 
     drawn = shown("one", 0, range(20))
@@ -111,11 +113,12 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
     batches = list(islice(load_batches(dataset, positions, num_workers), 3))
     for step, batch in enumerate(batches):
         for row in range(BATCH_SIZE):
-            sample, seed, position = dataset[0, step * BATCH_SIZE + row][:3]
+            sample, seed, stratum = dataset[Position(0, step * BATCH_SIZE + row, BATCH_SIZE)][:3]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
+            assert batch.ids[row] == sample.id
             assert batch.seeds[row] == seed
-            assert batch.positions[row] == position == step * BATCH_SIZE + row
+            assert batch.strata[row].tolist() == list(stratum) == [row / BATCH_SIZE, 1 / BATCH_SIZE]
 
 
 @pytest.mark.parametrize(("num_ranks", "num_clips"), [(1, 10), (3, 10), (4, 1000)])
@@ -133,7 +136,7 @@ def test_each_held_out_clip_is_read_once_whoever_reads_it(tiny_shards: Path, num
 def test_a_dataset_travels_to_another_process(tiny_shards: Path) -> None:
     dataset = ClipDataset(tiny_shards, seed=0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy[0, 7][0].id == dataset[0, 7][0].id
+    assert copy[Position(0, 7)][0].id == dataset[Position(0, 7)][0].id
 
 
 def test_what_is_missing_or_damaged_is_named(tiny_shards: Path, tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path
     dataset = ClipDataset(tiny_shards, seed=0)
     assert dataset.info.encoded == EncodedShape.of(tiny_config.data.grid, autoencoder, text_encoder)
     assert dataset.text_segments() == text_encoder.segments
-    sample = dataset[0, 0][0]
+    sample = dataset[Position(0, 0)][0]
     assert sample.latents.shape == (dataset.info.encoded.channels, *dataset.info.encoded.grid)
     assert sample.text.embeds.shape == (dataset.info.encoded.text_length, dataset.info.encoded.text_width)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.dataset import ClipDataset, collate
 from data.dataset_info import DatasetInfo
 from data.latents import draw_latents, encode, normalized
+from data.order import Position
 from data.shards import ShardReader
 from video_dit.contracts import Posterior
 from video_dit.encoders.autoencoders import PixelAutoencoder
@@ -54,7 +55,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
         dataset = ClipDataset(uncertain, seed)
         found = {}
         for place in list(range(epoch * len(dataset), (epoch + 1) * len(dataset)))[::order]:
-            sample = dataset[0, place][0]
+            sample = dataset[Position(0, place)][0]
             mean, std = stored[sample.id].latents.float(), stored[sample.id].latents_std
             assert std is not None
             if std.max() > 0:
@@ -69,7 +70,7 @@ def test_the_latents_of_a_sample_depend_on_seed_epoch_and_id_alone(uncertain: Pa
     for other in (later, another):
         assert ((torch.stack([other[name] for name in first]) * together).mean()).abs() < 4 / together.numel() ** 0.5
     assert abs(together.std() - 1) < 0.01
-    samples = [ClipDataset(uncertain, seed=0)[0, place] for place in range(4)]
+    samples = [ClipDataset(uncertain, seed=0)[Position(0, place)] for place in range(4)]
     assert torch.equal(collate(samples).latents, torch.stack([item.sample.latents for item in samples]))
 
 

@@ -5,7 +5,7 @@ import pytest
 from two_buckets import SMALL, two_buckets
 
 from data.dataset import ClipDataset, load_batches, load_once
-from data.order import Position, Schedule, micro_batch_positions
+from data.order import Position, Schedule, batch_multiples, micro_batch_positions
 
 COUNTS = [1000, 300, 77, 5, 12000, 1]
 BATCH_SIZE = 8
@@ -31,9 +31,31 @@ def test_the_schedule_of_a_late_step_is_counted_as_it_is_walked() -> None:
     assert [Schedule([3, 5, 2], seed=2).bucket(step) for step in range(begin, end)] != walked
 
 
+def test_smaller_clips_have_larger_batches_and_fewer_steps() -> None:
+    """Every clip is shown as often as any other, but for those of a bucket with a weight."""
+    multiples = batch_multiples([100, 49, 30], by_tokens=True)
+    assert multiples == [1, 2, 3]
+    assert batch_multiples([100, 49, 30], by_tokens=False) == [1, 1, 1]
+    counts, weights = [400, 400, 400], [1.0, 1.0, 0.25]
+    schedule = Schedule(counts, 0, multiples, weights)
+    shown = [0, 0, 0]
+    batches = [micro_batch_positions(schedule, rank, 2, 2, BATCH_SIZE, 0) for rank in range(2)]
+    for step in range(1200):
+        turns = [[next(of_rank) for of_rank in batches] for _ in range(2)]
+        positions = [position for turn in turns for micro_batch in turn for position in micro_batch]
+        bucket = schedule.bucket(step)
+        assert len(positions) == BATCH_SIZE * multiples[bucket]
+        assert [position.index for position in positions] == list(range(shown[bucket], shown[bucket] + len(positions)))
+        assert {position.batch_size for position in positions} == {len(positions)}
+        shown[bucket] += len(positions)
+    epochs = [number / count for number, count in zip(shown, counts, strict=True)]
+    assert epochs[1] == pytest.approx(epochs[0], abs=0.1)
+    assert epochs[2] == pytest.approx(epochs[0] / 4, abs=0.1)
+
+
 def test_one_bucket_takes_every_step() -> None:
     positions = micro_batch_positions(Schedule([60], seed=0), 0, 1, BATCH_SIZE, BATCH_SIZE, first_step=7)
-    assert next(positions) == [Position(0, index) for index in range(56, 64)]
+    assert next(positions) == [Position(0, index, BATCH_SIZE) for index in range(56, 64)]
 
 
 @pytest.mark.parametrize(("num_ranks", "micro"), [(1, 8), (2, 4), (2, 1), (4, 2)])
@@ -64,7 +86,7 @@ def test_batches_of_two_shapes_come_in_proportion_and_visit_every_clip(tiny_shar
     assert set(shapes) == {SMALL, (4, 16, 16)}
     assert abs(shapes.count(SMALL) - 12) <= 1
     for bucket, count in enumerate(dataset.counts):
-        epochs = [[dataset[bucket, epoch * count + k][0].id for k in range(count)] for epoch in (0, 1)]
+        epochs = [[dataset[Position(bucket, epoch * count + k)][0].id for k in range(count)] for epoch in (0, 1)]
         assert len(set(epochs[0])) == count
         assert epochs[0] != epochs[1]
         assert set(epochs[0]) == set(epochs[1])
@@ -82,6 +104,6 @@ def test_held_out_clips_of_two_shapes_are_read_once(
     by_id = {}
     for bucket, count in enumerate(dataset.counts):
         for index in range(count):
-            sample, seed = dataset[bucket, index][:2]
+            sample, seed = dataset[Position(bucket, index)][:2]
             by_id[sample.id] = seed
     assert sorted(seeds) == sorted(seed for _, seed in sorted(by_id.items())[:num_clips])

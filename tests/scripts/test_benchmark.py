@@ -173,9 +173,9 @@ def test_plain_decoding_resizes_all_frames_or_as_many_as_a_rate_says(tmp_path: P
 
 @pytest.mark.slow
 def test_preprocessing_is_measured_in_all_its_parts(shapes_videos: Path, tmp_path: Path) -> None:
-    for path in sorted(shapes_videos.rglob("*.mp4"))[:3]:
-        (tmp_path / path.name).symlink_to(path)
-    sizes = ("--repeats", 1, "--height", 32, "--num-frames", 4, "--workers", 2)
+    path = min(shapes_videos.rglob("*.mp4"))
+    (tmp_path / path.name).symlink_to(path)
+    sizes = ("--repeats", 1, "--height", 32, "--num-frames", 4, "--workers", 1)
     result = run_script("benchmark.py", "preprocess", tmp_path, "--out", tmp_path / "out", *sizes)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "out" / "preprocess.json").read_text())["rows"]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data.dataset import ClipDataset
+from data.order import Position
 from video_dit.contracts import TextSegment
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def test_from_videos_to_a_clip(encoders: tuple[Path, Path], shapes_videos: Path,
     assert f"  60  with a caption cut to 4 tokens (text encoder: {bert})\n" in made.stdout
     dataset = ClipDataset(shards, seed=0)
     assert dataset.text_segments() == (TextSegment((0, 4), (0, 16), (0, 16), str(bert)),)
-    assert dataset[0, 0][0].latents.shape == (16, *dataset.info.encoded.grid) == (16, 2, 2, 2)
+    assert dataset[Position(0, 0)][0].latents.shape == (16, *dataset.info.encoded.grid) == (16, 2, 2, 2)
 
     model = ("model.patch_size=[1,1,1]", "model.hidden_size=32", "model.depth=1", "model.num_heads=2")
     train = ("train.py", "--data", shards, "--run", run, "training.steps=2", "training.batch_size=4", *model)

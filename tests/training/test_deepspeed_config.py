@@ -38,6 +38,7 @@ def test_merge_leaves_its_arguments_alone() -> None:
     ("overrides", "message"),
     [
         (["deepspeed.train_batch_size=64"], r"deepspeed.train_batch_size: set training.batch_size"),
+        (["deepspeed.zero_optimization.compute_grad_norm=false"], r"compute_grad_norm is false, and must be true"),
         (["training.optimizer=muon", "training.zero_stage=3"], r"training.zero_stage 0, 1 or 2, not 3"),
         (["training.optimizer=muon"], r"training.gradient_clipping is 1, and must be 0"),
         (["training.offload_optimizer=cpu", "training.zero_stage=0"], r"is 'cpu', which needs .* 1, 2 or 3, not 0"),

@@ -38,6 +38,7 @@ TOGETHER = {
     "ZeRO 2": ("training.zero_stage=2",),
     "ZeRO 3, wide": ("training.zero_stage=3", "model.hidden_size=192"),
     "ZeRO 3, bf16": ("training.zero_stage=3", "training.precision=bf16"),
+    "ZeRO 2, a clip shared": ("training.zero_stage=2", "training.sequence_parallel=2"),
 }
 
 

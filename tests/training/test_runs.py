@@ -22,6 +22,10 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / f"checkpoints/step-{step:06d}/ema.safetensors")
 
 
+def norms(run: Path) -> list[float]:
+    return [json.loads(line)["gradient_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def start(run: Path, shards: Path, num_ranks: int = 1, *overrides: str) -> list[float]:
     train(num_ranks, "--data", shards, "--run", run, *TINY, f"training.steps={NUM_STEPS}", *overrides)
     return losses(run)
@@ -37,13 +41,19 @@ def reference(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(2, 0), (1, 2), (2, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    ("num_ranks", "zero_stage", "sharing"),
+    [(2, 0, 1), (1, 2, 1), (2, 2, 1), (2, 1, 1), (2, 3, 1), (2, 0, 2), (4, 2, 2), (2, 3, 2)],
+)
 def test_losses_and_weights_do_not_depend_on_ranks_or_zero_stage(
-    reference: Path, tiny_shards: Path, tmp_path: Path, num_ranks: int, zero_stage: int
+    reference: Path, tiny_shards: Path, tmp_path: Path, num_ranks: int, zero_stage: int, sharing: int
 ) -> None:
-    ours = start(tmp_path, tiny_shards, num_ranks, f"training.zero_stage={zero_stage}")
+    """Nor on how many ranks share a clip; and DeepSpeed's norm of the gradient is PyTorch's."""
+    settings = (f"training.zero_stage={zero_stage}", f"training.sequence_parallel={sharing}", "training.log_every=7")
+    ours = start(tmp_path, tiny_shards, num_ranks, *settings)
     assert len(ours) == NUM_STEPS
     assert ours == pytest.approx(losses(reference), abs=1e-4)
+    assert norms(tmp_path) == pytest.approx(norms(reference), rel=1e-3)
     for name, theirs in weights(reference, NUM_STEPS).items():
         torch.testing.assert_close(weights(tmp_path, NUM_STEPS)[name], theirs, atol=1e-3, rtol=0)
 

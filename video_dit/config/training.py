@@ -15,8 +15,19 @@ class TrainingConfig(Table):
 
     steps: Count = Field(1000, description="optimizer steps")
     batch_size: Count = Field(32, description="samples per step, over all ranks together")
+    batch_by_tokens: bool = Field(
+        False,
+        description="batches of smaller clips have as many more samples, a multiple, as have no more tokens than "
+        "batch_size of the largest",
+    )
+    image_weight: Positive = Field(
+        1.0, description="how often clips of one frame are shown, against those of more; 1: as often"
+    )
     micro_batch_size: Count | None = Field(
         None, description="samples per rank and forward pass; none: batch_size / ranks; smaller saves memory"
+    )
+    sequence_parallel: Count = Field(
+        1, description="ranks that share the tokens of each clip, and with them the activations' memory (Ulysses)"
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
@@ -61,6 +72,27 @@ class TrainingConfig(Table):
     checkpoint_every: Count = Field(500, description="steps between checkpoints; the last step always has one")
     validate_every: Count = Field(500, description="steps between losses on the clips of train.py --validation")
     validation_clips: Count = Field(64, description="at most so many of these clips, the same each time")
+    sample_every: CountOrZero = Field(
+        0, description="steps between clips from the averaged weights, as the last step has them too; 0: none at all"
+    )
+    sample_prompts: tuple[str, ...] = Field(
+        (), description="of these clips, in turn; none: the run's example_prompts.txt, or no prompt"
+    )
+    num_samples: Count = Field(4, description="how many of these clips are made each time, from the same noise")
+    spike_factor: NotNegative = Field(
+        10.0, description="a loss above so many times the median of the last spike_window losses is a spike; 0: none is"
+    )
+    spike_window: Count = Field(100, description="steps of that median; before there are so many, no loss is a spike")
+    on_spike: Literal["skip", "stop"] = Field(
+        "skip",
+        description="what becomes of a step whose loss is a spike, or whose loss or gradient is not finite: skip "
+        "leaves the weights and the optimizer as they are, stop also ends the run; alarms/ names its samples",
+    )
+    max_skipped_steps: Count = Field(10, description="after so many in a row the run ends")
+    trackers: tuple[Literal["wandb", "trackio"], ...] = Field(
+        (), description="where curves and clips go besides TensorBoard; the package of that name must be installed"
+    )
+    tracker_project: str = Field("video-dit", description="what the run belongs to there; its name is its folder's")
     initial_weights: Path | None = Field(
         None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
     )

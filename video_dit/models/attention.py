@@ -9,6 +9,7 @@ from video_dit.config import ModelConfig
 from video_dit.ops.attention import AttentionMask, attention
 from video_dit.ops.normalization import EPSILON
 from video_dit.ops.position import Rotary, apply_rotary
+from video_dit.parallel import Shard
 
 
 class _RMSNorm(nn.RMSNorm):
@@ -54,7 +55,13 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x: Tensor, seen: Tensor, mask: AttentionMask | None, rotary: Rotary | None, backend: str
+        self,
+        x: Tensor,
+        seen: Tensor,
+        mask: AttentionMask | None,
+        rotary: Rotary | None,
+        backend: str,
+        shard: Shard | None = None,
     ) -> Tensor:
         """
         Args:
@@ -63,12 +70,33 @@ class Attention(nn.Module):
             mask: which of these each sees.
             rotary: of the video's tokens, which come first in both; None in cross-attention.
             backend: see `attention`.
+            shard: see `attend`.
 
         Returns:
             [B, S, D].
         """
         q, k = rotate_first(self.to_q(x), rotary), rotate_first(self.to_k(seen), rotary)
-        return self.to_out(merge_heads(attention(q, k, self.to_v(seen), mask, backend)))
+        return self.to_out(merge_heads(attend(q, k, self.to_v(seen), mask, backend, shard)))
+
+
+def attend(
+    q_BNSK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, mask: AttentionMask | None, backend: str, shard: Shard | None
+) -> Tensor:
+    """`attention`, in which the first tokens may be this rank's part of a video's.
+
+    Args:
+        q_BNSK, k_BNSK, v_BNSK: of all heads; of this rank's tokens, and of what comes behind them on all ranks alike.
+        mask: over all tokens.
+        backend: see `attention`.
+        shard: which tokens this rank has; None: all.
+
+    Returns:
+        [B, N, S, K], of the queries that were given.
+    """
+    if shard is None:
+        return attention(q_BNSK, k_BNSK, v_BNSK, mask, backend)
+    q, k, v = (shard.to_heads(x) for x in (q_BNSK, k_BNSK, v_BNSK))
+    return shard.to_tokens(attention(q, k, v, mask, backend), q_BNSK.shape[1])
 
 
 def rotate_first(x: Tensor, rotary: Rotary | None) -> Tensor:

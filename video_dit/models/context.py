@@ -11,6 +11,7 @@ from video_dit.config import ModelConfig
 from video_dit.ops.attention import AttentionMask
 from video_dit.ops.normalization import Conditioning
 from video_dit.ops.position import Rotary
+from video_dit.parallel import Shard
 from video_dit.shapes import Grid
 
 
@@ -38,6 +39,8 @@ class Context(NamedTuple):
     masks: see `Masks`.
     rotary: cosine and sine of the video tokens' places; None to leave them unrotated.
     backend: how attention is computed; see `attention`.
+    shard: which of the video's tokens this rank has; None: all. The conditioning and `rotary` are those of its tokens,
+        the masks those of all.
     """
 
     video_conditioning: Conditioning
@@ -45,6 +48,7 @@ class Context(NamedTuple):
     masks: Masks = Masks()
     rotary: Rotary | None = None
     backend: str = "auto"
+    shard: Shard | None = None
 
     @property
     def joint_conditioning(self) -> Conditioning:

@@ -39,7 +39,7 @@ class DiT(Backbone):
     def run_block(self, index: int, state: State, context: Context) -> State:
         video, text = state
         recompute = index < self.num_recomputed
-        shared = (context.rotary, context.backend)
+        shared = (context.rotary, context.backend, context.shard)
         if self.joins_text:
             x = torch.cat((video, text), dim=1)
             x = run(self.blocks[index], recompute, x, context.joint_conditioning, context.masks.joint, *shared)

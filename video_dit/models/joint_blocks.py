@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from video_dit.config import ModelConfig
-from video_dit.models.attention import Attention, Projection, merge_heads, rotate_first
+from video_dit.models.attention import Attention, Projection, attend, merge_heads, rotate_first
 from video_dit.models.context import Context
-from video_dit.ops.attention import attention
 from video_dit.ops.feed_forward import FeedForward
 from video_dit.ops.normalization import AdaLayerNormContinuous, AdaLayerNormZero, Branch, Conditioning
 
@@ -39,7 +38,8 @@ class Stream(nn.Module):
         y = attention_branch.add(x, self.to_out(merge_heads(attended)))
         if self.dual_attention is not None:
             normed = dual_branch[0].norm(x)
-            found = self.dual_attention(normed, normed, context.masks.video, context.rotary, context.backend)
+            shared = (context.rotary, context.backend, context.shard)
+            found = self.dual_attention(normed, normed, context.masks.video, *shared)
             y = dual_branch[0].add(y, found)
         return feed_forward_branch.add(y, self.feed_forward(feed_forward_branch.norm(y)))
 
@@ -90,7 +90,8 @@ class JointTransformerBlock(nn.Module):
         v = [stream.to_v(x) for stream, x in zip(streams, normed, strict=True)]
         q[0], k[0] = rotate_first(q[0], context.rotary), rotate_first(k[0], context.rotary)
         mask = context.masks.into_video if self.context_pre_only else context.masks.joint
-        attended = attention(*(torch.cat(parts, dim=2) for parts in (q, k, v)), mask, context.backend)
+        joined = (torch.cat(parts, dim=2) for parts in (q, k, v))
+        attended = attend(*joined, mask, context.backend, context.shard)
 
         video_attended, *texts_attended = attended.split([x.shape[2] for x in q], dim=2)
         video = self.video.after_attention(video, video_attended, video_branches, context)
@@ -129,6 +130,6 @@ class SingleStreamBlock(nn.Module):
         x = torch.cat((video, text), dim=1)
         (branch,) = self.norm(context.joint_conditioning)
         normed = branch.norm(x)
-        attended = self.attention(normed, normed, context.masks.joint, context.rotary, context.backend)
+        attended = self.attention(normed, normed, context.masks.joint, context.rotary, context.backend, context.shard)
         x = branch.add(x, attended + self.feed_forward(normed))
         return x[:, : video.shape[1]], x[:, video.shape[1] :]

@@ -34,6 +34,7 @@ class MMDiT(Backbone):
         recompute = index < self.num_recomputed
         video, text = run(self.blocks[index], recompute, *state, context)
         if self.temporal_blocks:
-            through_time = (context.video_conditioning, context.masks.temporal, context.rotary, context.backend)
+            shared = (context.rotary, context.backend, context.shard)
+            through_time = (context.video_conditioning, context.masks.temporal, *shared)
             video = run(self.temporal_blocks[index], recompute, video, *through_time)
         return video, text

@@ -12,6 +12,7 @@ from video_dit.ops.attention import AttentionMask
 from video_dit.ops.feed_forward import FeedForward
 from video_dit.ops.normalization import AdaLayerNorm, AdaLayerNormZero, Conditioning, LayerNorms
 from video_dit.ops.position import Rotary
+from video_dit.parallel import Shard
 
 Norms = type[AdaLayerNormZero] | type[AdaLayerNorm] | type[LayerNorms]
 
@@ -40,6 +41,7 @@ class TransformerBlock(nn.Module):
         mask: AttentionMask | None = None,
         rotary: Rotary | None = None,
         backend: str = "auto",
+        shard: Shard | None = None,
         text: Tensor | None = None,
         text_mask: AttentionMask | None = None,
     ) -> Tensor:
@@ -50,6 +52,7 @@ class TransformerBlock(nn.Module):
             mask: who sees whom within x.
             rotary: turns the first tokens of x; see `rotate_first`.
             backend: see `attention`.
+            shard: which of the first tokens of x this rank has; see `attend`.
             text: [B, L, D], for the cross-attention.
             text_mask: what x sees of it.
 
@@ -58,7 +61,7 @@ class TransformerBlock(nn.Module):
         """
         attention_branch, feed_forward_branch, *cross_branch = self.norm(conditioning)
         normed = attention_branch.norm(x)
-        x = attention_branch.add(x, self.attention(normed, normed, mask, rotary, backend))
+        x = attention_branch.add(x, self.attention(normed, normed, mask, rotary, backend, shard))
         if self.cross_attention is not None:
             found = self.cross_attention(cross_branch[0].norm(x), text, text_mask, None, backend)
             x = cross_branch[0].add(x, found)

@@ -28,7 +28,7 @@ class UViT(Backbone):
         first_skip = len(self.blocks) - self.num_skips
         if index >= first_skip:
             x = self.skips[index - first_skip](torch.cat((x, waiting.pop()), dim=-1))
-        shared = (context.joint_conditioning, context.masks.joint, context.rotary, context.backend)
+        shared = (context.joint_conditioning, context.masks.joint, context.rotary, context.backend, context.shard)
         x = run(self.blocks[index], index < self.num_recomputed, x, *shared)
         if index < self.num_skips:
             waiting.append(x)

@@ -20,6 +20,7 @@ from video_dit.models.sd3 import Checkpoint, load_spatial, model_keys, read_chec
 from video_dit.models.u_vit import UViT
 from video_dit.ops.normalization import AdaLayerNormContinuous, Conditioning
 from video_dit.ops.position import Rotary
+from video_dit.parallel import SequenceGroup
 from video_dit.shapes import Grid, token_grid
 
 _BACKBONES: dict[str, type[Backbone]] = {"mmdit": MMDiT, "dit": DiT, "cross_dit": DiT, "u_vit": UViT}
@@ -34,6 +35,9 @@ class VideoDiT(nn.Module):
         text_width: Dt of the text embeddings.
         pooled_width: Dp of the pooled text embedding.
         trained_grid: tokens of a clip in training; see `PositionEmbedding`.
+
+    Attributes:
+        sequence_group: ranks that share the tokens of each clip, and all get the same inputs; None: this one alone.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class VideoDiT(nn.Module):
         self.backbone = _BACKBONES[config.name](config)
         self.norm_out = AdaLayerNormContinuous(config.hidden_size)
         self.proj_out = nn.Linear(config.hidden_size, channels * patch_cells)
+        self.sequence_group: SequenceGroup | None = None
         self._initialize()
 
     @classmethod
@@ -157,7 +162,11 @@ class VideoDiT(nn.Module):
                 )
         masks = batch_masks(config, grid, text_mask)
         context = Context(video_conditioning, text_conditioning, masks, rotary, config.attention_backend)
+        if self.sequence_group is not None:
+            video, context = _sharded(video, context, self.sequence_group)
         patches = self._predict(video, text_tokens, context)
+        if context.shard is not None:
+            patches = context.shard.gather(patches)
         if order is not None:
             patches = patches[:, order.argsort()]
         return unpatchify(patches, grid, config.patch_size)
@@ -257,3 +266,14 @@ class VideoDiT(nn.Module):
         video = self.backbone(video, text, context)
         (branch,) = self.norm_out(context.video_conditioning)
         return self.proj_out(branch.norm(video))
+
+
+def _sharded(video: Tensor, context: Context, group: SequenceGroup) -> tuple[Tensor, Context]:
+    """This rank's part of the tokens [B, V, D], and of what goes with each of them."""
+    shard = group.shard(video.shape[1])
+    conditioning, rotary = context.video_conditioning, context.rotary
+    if conditioning.vector_of_token is not None:
+        conditioning = conditioning._replace(vector_of_token=conditioning.vector_of_token[shard.part])
+    if rotary is not None:
+        rotary = rotary[0][..., shard.part, :], rotary[1][..., shard.part, :]
+    return video[:, shard.part], context._replace(video_conditioning=conditioning, rotary=rotary, shard=shard)

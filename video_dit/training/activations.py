@@ -22,6 +22,7 @@ from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
 from video_dit.diffusion.objective import diffusion_loss
 from video_dit.diffusion.processes import build_process
 from video_dit.models import build_model
+from video_dit.parallel import ShapesOnly
 from video_dit.shapes import Grid
 
 
@@ -38,7 +39,7 @@ def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch
     """
     values = config.model_dump(include={"model", "diffusion", "training"}, exclude_unset=True)
     kept = {"model": values.get("model", {}), "diffusion": values.get("diffusion", {})}
-    kept["training"] = {"precision": config.training.precision}
+    kept["training"] = config.training.model_dump(include={"precision", "sequence_parallel"})
     return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share)
 
 
@@ -62,6 +63,8 @@ def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: i
     autocast = nullcontext() if config.training.precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build_model(config, encoded)
+        if config.training.sequence_parallel > 1:
+            model.sequence_group = ShapesOnly(None, 0, config.training.sequence_parallel)  # whose part is the largest
         with _LiveStorages(model) as storages:
             _keep_gradients(model, gradient_share)
             clean, noise = (torch.empty(micro_batch, encoded.channels, *latents) for _ in range(2))

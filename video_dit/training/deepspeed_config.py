@@ -18,13 +18,19 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         if key in config.deepspeed:
             raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
+    if not config.deepspeed.get("zero_optimization", {}).get("compute_grad_norm", True):
+        raise UserError(
+            "deepspeed.zero_optimization.compute_grad_norm is false, and must be true: it is how a step whose gradient "
+            "is not finite is found and left out"
+        )
     derived = {
-        "train_batch_size": training.batch_size,
+        "train_batch_size": training.batch_size * training.sequence_parallel,  # as ranks that share clips are not known
         "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
         "gradient_clipping": training.gradient_clipping,
         "zero_optimization": _zero(training),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled at the first start; PyTorch's need not be
+        "bf16": {"enabled": False, "check_grad_overflow": True},
         "torch_autocast": {
             "enabled": training.precision != "fp32",
             "dtype": "float16" if training.precision == "fp16" else "bfloat16",
@@ -51,13 +57,20 @@ def micro_batch_size(config: Config, num_ranks: int) -> int:
     """Samples per rank and forward pass.
 
     Raises:
-        UserError: the ranks and micro-batches do not divide the batch.
+        UserError: the ranks and micro-batches do not divide the batch, or the ranks not into those that share clips.
     """
-    batch_size = config.training.batch_size
+    batch_size, sharing = config.training.batch_size, config.training.sequence_parallel
+    if num_ranks % sharing or config.model.num_heads < sharing:
+        raise UserError(
+            f"training.sequence_parallel is {sharing}, which must divide the {num_ranks} ranks and be at most "
+            f"model.num_heads = {config.model.num_heads}"
+        )
+    num_ranks //= sharing
     micro = config.training.micro_batch_size or batch_size // num_ranks
     if micro == 0 or batch_size % (micro * num_ranks):
+        sharers = f" groups of {sharing}" if sharing > 1 else ""
         raise UserError(
-            f"training.batch_size is {batch_size}, which is not a multiple of {num_ranks} ranks x micro-batches of "
+            f"training.batch_size is {batch_size}, not a multiple of {num_ranks}{sharers} ranks x micro-batches of "
             f"{max(1, micro)}: change training.batch_size, training.micro_batch_size or the number of ranks"
         )
     return micro

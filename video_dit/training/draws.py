@@ -36,7 +36,7 @@ class Draws(NamedTuple):
 def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     """The draws of each sample, a function of its seed and the config alone: not of its neighbours in the batch.
 
-    Under `diffusion.stratified` also of its position in the global batch, which no rank changes.
+    Under `diffusion.stratified` also of its place in the step's batch, which no rank changes.
     """
     diffusion = config.diffusion
     tokens = token_grid(Grid(*batch.latents.shape[2:]), config.model.patch_size)
@@ -49,8 +49,8 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
         rows.append((torch.randn(latents.shape, generator=generator), u, given, dropped))
     noise, u, given, dropped = (torch.stack(column) for column in zip(*rows, strict=True))
     if diffusion.stratified:
-        place = batch.positions % config.training.batch_size
-        u = (place[:, None] + u) / config.training.batch_size
+        begin, length = batch.strata.T[..., None]
+        u = begin + length * u
     t = sample_t(u, build_process(diffusion), diffusion, shift_for(tokens.size, diffusion))
     return Draws(noise, t, given, dropped)
 

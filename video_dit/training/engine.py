@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from video_dit.config import Config, TrainingConfig
 from video_dit.errors import RankError
 from video_dit.models import VideoDiT
+from video_dit.parallel import SequenceGroup
 from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
@@ -128,11 +129,22 @@ class Engine:
     """A model under DeepSpeed.
 
     Every rank calls every method.
+
+    Attributes:
+        rank, num_ranks: this one, and how many.
+        data_rank, num_data_ranks: the same of groups that share clips; ranks of one group get the same batches.
+        step_taken: whether the last step changed the weights: not where its gradient was not finite on any rank.
+        gradient_norm: [], of the last step, over all ranks and before clipping, infinite or NaN where the step was not
+            taken; None where it is not known, which is under Muon and ZeRO.
     """
 
     def __init__(self, model: VideoDiT, config: Config) -> None:
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
+        sharing = config.training.sequence_parallel
+        self.data_rank, self.num_data_ranks = self.rank // sharing, self.num_ranks // sharing
+        if sharing > 1:
+            model.sequence_group = _sequence_group(self.rank, self.num_ranks, sharing)
         settings = deepspeed_config(config, self.num_ranks)
         if config.training.compile:
             compile_blocks(model, settings["zero_optimization"]["stage"])
@@ -146,6 +158,12 @@ class Engine:
         self.device = self._engine.device
         self.model = self._engine
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
+        self.gradient_norm: Tensor | None = None
+        self.step_taken = True  # as loading lets the optimizer make its state with a step
+        if not self._engine.zero_optimization():
+            self._optimizer.register_step_pre_hook(self._withhold_gradients)
+        # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
+        self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
         self._state = _optimizer_state(self._engine, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
         self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
@@ -156,9 +174,39 @@ class Engine:
             group["lr"] = peak * factor
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step."""
+        """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step.
+
+        Under ZeRO it is DeepSpeed that discards a step whose gradient is not finite.
+        """
         self._engine.backward(loss)
+        is_last = self._engine.is_gradient_accumulation_boundary()
+        if self._engine.zero_optimization():
+            self._engine.step()
+            if is_last:
+                self.step_taken = self._engine.was_step_applied()
+                norm = self._engine.get_global_grad_norm() if self._norm_is_of_gradients else None
+                self.gradient_norm = None if norm is None else torch.as_tensor(norm)
+            return
+        if is_last:
+            gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
+            self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+            self.step_taken = bool(self.gradient_norm.isfinite())
         self._engine.step()
+
+    def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Without them the optimizer does nothing."""
+        if not self.step_taken:
+            optimizer.zero_grad()
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether a gradient that is not finite now and then is as it should be: so a scale is found under fp16."""
+        return self._loss_scaler() is not None
+
+    @property
+    def is_first_of_clips(self) -> bool:
+        """Of the ranks that share clips, one counts for all."""
+        return self.rank % (self.num_ranks // self.num_data_ranks) == 0
 
     def shards(self) -> dict[str, Tensor]:
         """What this rank holds of each parameter: a flat part with ZeRO-3, else the whole."""
@@ -218,6 +266,18 @@ class Engine:
         dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._hosts)
         return [bool(flag) for flag in agreed]
 
+    def mean_over_ranks(self, value: float) -> float:
+        """Over the ranks' CPUs, where all wait for each other."""
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._hosts)
+        return float(total) / self.num_ranks
+
+    def of_all_ranks(self, value: Any) -> list[Any]:
+        """What each rank has, in their order, on rank 0; elsewhere nothing."""
+        values: list[Any] = [None] * self.num_ranks if self.rank == 0 else []
+        dist.gather_object(value, values if self.rank == 0 else None, group=self._hosts)
+        return values
+
     @property
     def identity(self) -> dict[str, int]:
         """How many ranks there are, and at which ZeRO stage."""
@@ -228,10 +288,17 @@ class Engine:
         return values
 
     def __str__(self) -> str:
-        return f"{self.num_ranks} x {self.device.type}, ZeRO {self._identity['zero_stage']}"
+        shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
+        return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self._identity['zero_stage']}"
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
+
+
+def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
+    """Of ranks one after another, which are near each other; every rank makes all groups."""
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, num_ranks, size)]
+    return SequenceGroup(groups[rank // size], rank % size, size)
 
 
 def _optimizer_state(engine: Any, optimizer: Any, rank: int) -> OptimizerState:

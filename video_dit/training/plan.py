@@ -114,17 +114,31 @@ def plan_training(
     deepspeed_config(config, devices.count)
     with FakeTensorMode():
         model = build_model(config, encoded)
-    plans = [_plan_bucket(config, encoded, model, latents, devices, utilisation) for latents in buckets]
+    tokens = [token_grid(latents, config.model.patch_size).size + encoded.text_length for latents in buckets]
+    largest = max(tokens) if config.training.batch_by_tokens else 0
+    plans = [
+        _plan_bucket(config, encoded, model, latents, devices, utilisation, max(1, largest // size))
+        for latents, size in zip(buckets, tokens, strict=True)
+    ]
     return max(plans, key=lambda plan: plan.memory.total)
 
 
 def _plan_bucket(
-    config: Config, encoded: EncodedShape, model: VideoDiT, latents: Grid, devices: Devices, utilisation: float
+    config: Config,
+    encoded: EncodedShape,
+    model: VideoDiT,
+    latents: Grid,
+    devices: Devices,
+    utilisation: float,
+    multiple: int,
 ) -> Plan:
+    """Of a bucket whose batches are this multiple of those of the largest clips."""
     tokens = token_grid(latents, config.model.patch_size)
     model.position_embedding.check_fits(tokens)
+    sharing = config.training.sequence_parallel
     micro_batch = micro_batch_size(config, devices.count)
-    micro_batches = config.training.batch_size // (micro_batch * devices.count)
+    micro_batches = config.training.batch_size * sharing // (micro_batch * devices.count)
+    micro_batch *= multiple
     flops = step_flops(model, tokens, encoded.text_length, config.diffusion.per_frame_noise)
     parameters = {
         "blocks": _count(model.backbone),
@@ -135,7 +149,7 @@ def _plan_bucket(
     num_parameters = sum(parameters.values())
     memory = rank_memory(config, encoded, latents, devices, num_parameters, micro_batch, micro_batches)
     peak = devices.peak_flops(config.training.precision)
-    per_rank = (flops.model + flops.recomputed) * micro_batch * micro_batches
+    per_rank = (flops.model + flops.recomputed) * micro_batch * micro_batches / sharing
     seconds = None if peak is None else per_rank / (peak * utilisation)
     return Plan(
         config, devices.count, parameters, latents, tokens, encoded.text_length, micro_batch, micro_batches, flops,
@@ -272,6 +286,17 @@ def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidat
         (f"training.zero_stage={stage}", more[stage], with_changes(config, "training", {"zero_stage": stage}), devices)
         for stage in stages
         if "stage" not in config.deepspeed.get("zero_optimization", {})
+    )
+    sharers = [training.sequence_parallel * 2**power for power in range(1, 5)]
+    yield (
+        (
+            f"training.sequence_parallel={sharing}",
+            f"{sharing} devices to a clip: fewer clips at a time, and tokens sent twice in each block",
+            with_changes(config, "training", {"sequence_parallel": sharing}),
+            devices,
+        )
+        for sharing in sharers
+        if sharing <= devices.count
     )
     counts = [devices.count * 2**power for power in range(1, 8)]
     yield (
