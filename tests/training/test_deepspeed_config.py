@@ -43,6 +43,7 @@ def test_merge_leaves_its_arguments_alone() -> None:
         (["training.optimizer=muon"], r"training.gradient_clipping is 1, and must be 0"),
         (["training.offload_optimizer=cpu", "training.zero_stage=0"], r"is 'cpu', which needs .* 1, 2 or 3, not 0"),
         (["deepspeed.zero_optimization={stage=0, offload_optimizer={device='cpu'}}"], r"offload_optimizer is 'cpu'"),
+        (["deepspeed.zero_optimization={stage=3, offload_optimizer={device='nvme'}}"], r"offloads to 'nvme'.*'cpu'"),
         (["training.offload_parameters=cpu"], r"offload_parameters is 'cpu', which needs training.zero_stage 3, not 2"),
     ],
 )

@@ -51,11 +51,10 @@ class TrainingConfig(Table):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         2, description="DeepSpeed ZeRO: 1 shards the optimizer over the ranks, 2 the gradients too, 3 the weights too"
     )
-    offload_optimizer: Literal["none", "cpu", "nvme"] = Field(
-        "none", description="where the optimizer's state is kept and its step taken; cpu: ZeRO 1 to 3; nvme: ZeRO 3"
+    offload_optimizer: Literal["none", "cpu"] = Field(
+        "none", description="where the optimizer's state is kept and its step taken; cpu: ZeRO 1 to 3"
     )
     offload_parameters: Literal["none", "cpu"] = Field("none", description="where the weights wait; cpu: ZeRO 3")
-    nvme_path: Path | None = Field(None, description="folder for offload_optimizer = nvme, on each machine's own disk")
     compile: bool = Field(False, description="hands each block to torch.compile: slow at first, then faster")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99, description="of the averaged weights; early on (1 + step) / (10 + step) when that is less"

@@ -46,8 +46,6 @@ def _zero(training: TrainingConfig) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": training.zero_stage}
     if training.offload_optimizer != "none":
         zero["offload_optimizer"] = {"device": training.offload_optimizer}
-    if training.offload_optimizer == "nvme" and training.nvme_path is not None:
-        zero["offload_optimizer"]["nvme_path"] = str(training.nvme_path)
     if training.offload_parameters != "none":
         zero["offload_param"] = {"device": training.offload_parameters}
     return zero
@@ -107,12 +105,8 @@ def _check(training: TrainingConfig, zero: Mapping[str, Any]) -> None:
             f"{offload}, which needs training.zero_stage 1, 2 or 3, not 0",
         ),
         (
-            optimizer == "nvme" and stage != 3,
-            f"{offload}, which needs training.zero_stage 3, not {stage}: use it, or 'cpu'",
-        ),
-        (
-            optimizer == "nvme" and not zero["offload_optimizer"].get("nvme_path"),
-            f"{offload}, which needs training.nvme_path: a folder on a disk of each machine",
+            "nvme" in (optimizer, parameters),
+            "deepspeed.zero_optimization offloads to 'nvme', with which no checkpoint was ever tried: use 'cpu'",
         ),
         (
             parameters != "none" and stage != 3,
