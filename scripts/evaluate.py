@@ -4,15 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 from command_line import positive_int, progress_bar, run_program
-from numpy.typing import NDArray
+from shapes_score import score
 
 from data.shapes_dataset.make import held_out_attributes, seen_attributes
-from data.shapes_dataset.oracle import read
-from data.shapes_dataset.render import ALL_ATTRIBUTES, Attributes
+from data.shapes_dataset.render import ALL_ATTRIBUTES
 from video_dit.errors import UserError
-from video_dit.evaluation.accuracy import wilson_interval
 from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.pipeline import VideoPipeline
@@ -51,18 +48,6 @@ def main() -> None:
     write_atomically(run.evaluation, json.dumps(results, indent=2) + "\n")
     print(table(results))
     print(run.evaluation)
-
-
-def score(asked: list[Attributes], clips: NDArray[np.uint8]) -> dict[str, object]:
-    """The shares of clips that are read as asked: in all three, with its 95% interval, and in each."""
-    read_as = [read(clip) for clip in clips]
-    num_right = sum(a == b for a, b in zip(asked, read_as, strict=True))
-    shares = {
-        name: sum(getattr(a, name) == getattr(b, name) for a, b in zip(asked, read_as, strict=True)) / len(asked)
-        for name in ("colour", "shape", "direction")
-    }
-    interval = list(wilson_interval(num_right, len(asked)))
-    return {"all": num_right / len(asked), **shares, "clips": len(asked), "interval": interval}
 
 
 def table(results: dict[str, dict[str, object]]) -> str:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_checkpoints_are_named_when_complete_and_old_ones_go(tmp_path: Path) -> 
         run.publish_checkpoint(run.checkpoint(step), keep=2)
         assert run.latest_checkpoint() == run.checkpoint(step)
     assert sorted(path.name for path in run.checkpoints.glob("step-*")) == ["step-1000005", "step-999999"]
+
+
+def test_the_checkpoint_that_the_last_alarm_can_be_replayed_from_stays(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    run.alarm(1).parent.mkdir()
+    for step, checkpoint in ((4, "step-000003"), (1_000_003, "step-1000002")):
+        run.alarm(step).write_text(json.dumps({"checkpoint": checkpoint}))
+    for step in (3, 1_000_002, 1_000_010, 1_000_020, 1_000_030):
+        run.checkpoint(step).mkdir()
+        run.publish_checkpoint(run.checkpoint(step), keep=1)
+    assert sorted(path.name for path in run.checkpoints.glob("step-*")) == ["step-1000002", "step-1000030"]
 
 
 def test_snapshots_of_steps_that_will_be_taken_again_go(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@
 - checkpoints/step-000500/: pieces of the weights and of the optimizer's state, one file for each rank that wrote them:
   rank-00000.safetensors; checkpoint.json; and the averaged weights: ema.safetensors, and power-0.1.safetensors for
   each of training.ema_widths
+- samples/step-000500/: clips from the averaged weights, their contact sheet, and samples.json: prompts and measures
+- alarms/step-000057.json: a step that was not taken, since its loss or gradient was not as it should be
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
-- alarms/step-000123-rank-00000.json: the samples of a step that was passed over, and why
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
 
@@ -72,10 +73,6 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
-
-    @property
-    def alarms(self) -> Path:
-        return self.path / "alarms"
 
     @property
     def checkpoints(self) -> Path:
@@ -196,16 +193,28 @@ class RunFolder:
         return self.checkpoints / pointer.read_text().strip() if pointer.exists() else None
 
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
-        """Names a complete checkpoint as the latest, and removes all but the `keep` newest."""
+        """Names a complete checkpoint as the latest; all but it, the last alarm's and the `keep` newest go."""
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
         complete = _complete(self.checkpoints)
+        replayed = self._checkpoint_of_last_alarm()
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
-            shutil.rmtree(old)
+            if old.name != replayed:
+                shutil.rmtree(old)
+
+    def _checkpoint_of_last_alarm(self) -> str | None:
+        alarms = sorted((self.path / "alarms").glob("step-*.json"), key=step_of)
+        return json.loads(alarms[-1].read_text(encoding="utf-8"))["checkpoint"] if alarms else None
 
     def forget_unfinished_checkpoints(self) -> None:
         """Of a run that was killed while it wrote one."""
         for unfinished in self.checkpoints.glob("step-*.unfinished"):
             shutil.rmtree(unfinished)
+
+    def samples(self, step: int) -> Path:
+        return self.path / "samples" / f"step-{step:06d}"
+
+    def alarm(self, step: int) -> Path:
+        return self.path / "alarms" / f"step-{step:06d}.json"
 
     def snapshot(self, step: int) -> Path:
         return self.path / "snapshots" / f"step-{step:06d}"
@@ -256,8 +265,8 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
-    """How many steps were done when a checkpoint or snapshot was written."""
-    return int(folder.name.partition("-")[2])
+    """How many steps were done when a checkpoint or snapshot was written, or which step an alarm is about."""
+    return int(folder.stem.partition("-")[2])
 
 
 def versions() -> dict[str, Any]:

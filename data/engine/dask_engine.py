@@ -22,6 +22,15 @@ ALLOWED_FAILURES = 10_000
 SATURATION = 1.0
 """Units that a worker holds for each of its threads: no more, as what it holds is lost with it."""
 
+_QUIET = {
+    "distributed.worker.profile.enabled": False,  # samples the stack of the work
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.scheduler.work-stealing": False,  # units are handed over as workers are free
+    "distributed.scheduler.active-memory-manager.start": False,  # workers keep no results
+}
+"""What Dask's processes do beside the work, and nobody looks at: a twentieth of a processor."""
+
 AHEAD = 4
 """Tasks that are handed to the scheduler for each worker."""
 
@@ -114,11 +123,10 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         time_limit: seconds for one item of a unit, such as a video.
         num_gpus: that they share.
     """
-    settings = {
+    settings = _QUIET | {
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
         "distributed.scheduler.worker-saturation": SATURATION,
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_COUNTS, "1"),
-        "distributed.worker.profile.enabled": False,  # it samples the stack of the work, which nobody looks at
         "distributed.admin.log-format": "%(message)s",
     }
     with (

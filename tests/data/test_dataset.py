@@ -116,6 +116,7 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
             sample, seed, stratum = dataset[Position(0, step * BATCH_SIZE + row, BATCH_SIZE)][:3]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
+            assert batch.ids[row] == sample.id
             assert batch.seeds[row] == seed
             assert batch.strata[row].tolist() == list(stratum) == [row / BATCH_SIZE, 1 / BATCH_SIZE]
 

@@ -41,7 +41,8 @@ def encoded(batch: Batch | FrameBatch, told: list[str] | None = None) -> Batch:
 
 def assert_same(ours: Batch, theirs: Batch | FrameBatch) -> None:
     assert isinstance(theirs, Batch)
-    for x, y in zip(ours, theirs, strict=True):
+    assert ours.ids == theirs.ids
+    for x, y in zip(ours[:-1], theirs[:-1], strict=True):
         pairs = [(x, y)] if isinstance(x, Tensor) else zip(x, y, strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -141,7 +142,7 @@ def test_a_clip_that_cannot_be_decoded_is_replaced_and_told_once(breakable: tupl
     for old, new, same in zip(before, after, again, strict=True):
         assert new.frames is not None
         assert torch.equal(new.frames, same.frames)
-        assert (new.seed, new.index) == (old.seed, old.index)
+        assert new.seed == old.seed
         if old.sample.id in good:
             assert new.sample.id == old.sample.id
             assert torch.equal(new.frames, old.frames)

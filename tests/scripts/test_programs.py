@@ -34,7 +34,7 @@ def road(shapes_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert train.returncode == 0, train.stdout + train.stderr
     assert "step 12/12  loss " in train.stdout
-    assert "s/step" in train.stdout
+    assert "tokens/s" in train.stdout
     assert "FLOP/s (MFU " in train.stdout
     return root
 

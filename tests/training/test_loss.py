@@ -28,7 +28,8 @@ class Recorder(nn.Module):
 def batch_of(size: int = 6, num_frames: int = 4) -> Batch:
     torch.manual_seed(0)
     latents = torch.randn(size, 3, num_frames, 2, 2)
-    return Batch(latents, random_text(size, 3, 4), random_clip_info(size), torch.arange(size), torch.zeros(size, 2), ())
+    rest = torch.arange(size), torch.zeros(size, 2), ("",) * size
+    return Batch(latents, random_text(size, 3, 4), random_clip_info(size), *rest)
 
 
 def loss_of(**tables: Any) -> LossFunction:
@@ -38,7 +39,8 @@ def loss_of(**tables: Any) -> LossFunction:
 
 def test_the_mean_over_the_bins_is_the_loss() -> None:
     loss_function, batch = loss_of(diffusion={"prediction": "velocity"}), batch_of(64)
-    mean, _, by_bin = loss_function(Recorder(), batch)
+    mean, of_samples, by_bin = loss_function(Recorder(), batch)
+    assert torch.equal(of_samples.mean(), mean)
     noise = draw(batch, loss_function.config).noise
     assert float(mean) == pytest.approx(float((noise - batch.latents).square().mean()), rel=1e-5)
     total, count = by_bin.sum(1).tolist()
@@ -76,7 +78,8 @@ def test_validation_has_the_same_noise_whatever_the_batches_are() -> None:
 
     def part(rows: list[int]) -> Batch:
         take = lambda fields: type(fields)(*(x[rows] for x in fields))  # noqa: E731
-        return Batch(batch.latents[rows], take(batch.text), take(batch.clip), batch.seeds[rows], batch.strata[rows], ())
+        numbers = batch.seeds[rows], batch.strata[rows]
+        return Batch(batch.latents[rows], take(batch.text), take(batch.clip), *numbers, ("",) * len(rows))
 
     whole = validation_loss(Recorder(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])
     filled = [(part([3, 0, 1]), torch.ones(3, dtype=torch.bool)), (part([2, 2, 2]), torch.tensor([True, False, False]))]

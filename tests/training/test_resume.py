@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import TINY
@@ -126,6 +127,20 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(tiny_shards: Path, tmp_path
     assert processes[0].returncode == 1
     assert "has waited for more than 5 seconds, which training.step_time_limit allows" in said
     assert "rank 1 does not answer" in said
+
+
+@pytest.mark.slow
+def test_a_reader_that_dies_ends_the_run(tiny_shards: Path, tmp_path: Path) -> None:
+    settings = (*SETTINGS, "training.steps=2000", "training.num_workers=1")
+    (rank,) = start_ranks(1, "--data", tiny_shards, "--run", tmp_path, *settings)
+    wait_for(lambda: (tmp_path / "checkpoints/latest").exists())
+    of_rank = psutil.Process(rank.pid).children()
+    (reader,) = [reader for child in of_rank for reader in child.children()]  # the server forks it
+    reader.kill()
+    ((code, said),) = ends([rank])
+    assert code == 2, said
+    assert "error: a process that reads data for rank 0 has ended: DataLoader worker" in said
+    assert "Traceback" not in said
 
 
 def small_files() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Precision, Table
+from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Table
 
 EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
 
@@ -43,12 +43,19 @@ class TrainingConfig(Table):
     decay_fraction: Fraction = Field(0.3, description="last share of the steps, over which wsd goes to zero")
     warmup_steps: CountOrZero = Field(50, description="linear warm-up")
     gradient_clipping: NotNegative = Field(1.0, description="largest norm of the gradient; 0: none")
-    precision: Precision = Field(
-        "fp32", description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32; fp16: in float16, "
+        "with a scaled loss; for GPUs without bfloat16",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         2, description="DeepSpeed ZeRO: 1 shards the optimizer over the ranks, 2 the gradients too, 3 the weights too"
     )
+    offload_optimizer: Literal["none", "cpu"] = Field(
+        "none", description="where the optimizer's state is kept and its step taken; cpu: ZeRO 1 to 3"
+    )
+    offload_parameters: Literal["none", "cpu"] = Field("none", description="where the weights wait; cpu: ZeRO 3")
+    compile: bool = Field(False, description="hands each block to torch.compile: slow at first, then faster")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99, description="of the averaged weights; early on (1 + step) / (10 + step) when that is less"
     )
@@ -64,17 +71,31 @@ class TrainingConfig(Table):
     checkpoint_every: Count = Field(500, description="steps between checkpoints; the last step always has one")
     validate_every: Count = Field(500, description="steps between losses on the clips of train.py --validation")
     validation_clips: Count = Field(64, description="at most so many of these clips, the same each time")
+    sample_every: CountOrZero = Field(
+        0, description="steps between clips from the averaged weights, as the last step has them too; 0: none at all"
+    )
+    sample_prompts: tuple[str, ...] = Field(
+        (), description="of these clips, in turn; none: the run's example_prompts.txt, or no prompt"
+    )
+    num_samples: Count = Field(4, description="how many of these clips are made each time, from the same noise")
+    spike_factor: NotNegative = Field(
+        10.0, description="a loss above so many times the median of the last spike_window losses is a spike; 0: none is"
+    )
+    spike_window: Count = Field(100, description="steps of that median; before there are so many, no loss is a spike")
+    on_spike: Literal["skip", "stop"] = Field(
+        "skip",
+        description="what becomes of a step whose loss is a spike, or whose loss or gradient is not finite: skip "
+        "leaves the weights and the optimizer as they are, stop also ends the run; alarms/ names its samples",
+    )
+    max_skipped_steps: Count = Field(10, description="after so many in a row the run ends")
+    trackers: tuple[Literal["wandb", "trackio"], ...] = Field(
+        (), description="where curves and clips go besides TensorBoard; the package of that name must be installed"
+    )
+    tracker_project: str = Field("video-dit", description="what the run belongs to there; its name is its folder's")
     initial_weights: Path | None = Field(
         None, description="safetensors file that a new run starts from, such as scripts/from_sd3.py writes"
     )
     keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
-    bad_step: Literal["skip", "stop"] = Field(
-        "skip",
-        description="a step whose loss or gradient is not finite, or spikes, changes nothing; stop: and ends the run",
-    )
-    spike_factor: Annotated[float, Field(gt=1)] | None = Field(
-        None, description="a loss of so many times the mean of the 50 steps before is a spike; none: nothing is"
-    )
     step_time_limit: NotNegative = Field(
         1800.0, description="seconds after which a step that does not end ends the run and says who waits; 0: none"
     )

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,10 +81,10 @@ def unused_path(path: Path) -> Path:
     return free
 
 
-def write_gif(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
+def write_gif(path: Path | BinaryIO, frames: NDArray[np.uint8], fps: float) -> None:
     """An endless GIF of frames [F, H, W, 3]; the format counts time in hundredths of a second."""
     first, *others = (Image.fromarray(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=others, duration=1000 / fps, loop=0)
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
 
 
 def write_frames(folder: Path, frames: NDArray[np.uint8]) -> None:

@@ -1,88 +1,150 @@
-"""Steps whose loss or gradient is not what it should be: noticed by all ranks alike, passed over, written down."""
+"""Steps that must not be taken: losses that are spikes or not finite, with the samples they come from."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Sequence
-from math import isfinite
+from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
+from torch import Tensor
+
 from video_dit.config import TrainingConfig
+from video_dit.contracts import Batch
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
-
-REMEMBERED = 50
-"""Steps whose mean loss a spike is a multiple of."""
-
-MAX_IN_A_ROW = 10
-"""Steps that are passed over one after another; more than that are no accident."""
+from video_dit.training.checkpoint import Checkpoints
+from video_dit.training.engine import Engine
 
 
-def finite(number: float) -> float | None:
-    """JSON knows no other numbers."""
-    return number if isfinite(number) else None
+class Shown(NamedTuple):
+    """The samples of one micro-batch on this rank, with the loss of each: [B]."""
+
+    batch: Batch
+    losses: Tensor
+
+    def rows(self) -> list[dict[str, object]]:
+        """Of each sample: its id, the seed of its draws, its place in the step's batch, its loss; JSON."""
+        begin, length = self.batch.strata.T
+        numbers = (self.batch.seeds.tolist(), (begin / length).round().int().tolist(), self.losses.tolist())
+        return [
+            {"id": name, "seed": seed, "place": place, "loss": finite_or_none(loss)}
+            for name, seed, place, loss in zip(self.batch.ids, *numbers, strict=True)
+        ]
 
 
-class SeenSample(NamedTuple):
-    """A sample of a step: its id, the seed of its draws, and its loss."""
-
-    id: str
-    seed: int
-    loss: float
-
-
-class LossWatch:
-    """Decides which steps are passed over.
+class Alarms:
+    """Judges the loss of each step before it is taken. Every rank calls every method, and all judge alike.
 
     Args:
-        config: says what a spike is, and what is done.
-
-    Attributes:
-        recent: losses of the last steps that were taken, up to `REMEMBERED` of them.
+        run: where alarms are written.
+        engine: of the run.
+        checkpoints: of the run.
+        training: says what a spike is, and what then.
+        last_step: that the run goes on after, whose losses and those before it are read back.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self._config = config
+    def __init__(
+        self, run: RunFolder, engine: Engine, checkpoints: Checkpoints, training: TrainingConfig, last_step: int
+    ) -> None:
+        self._run = run
+        self._engine = engine
+        self._checkpoints = checkpoints
+        self._training = training
+        self._losses = deque(_losses_before(run.metrics, last_step), maxlen=training.spike_window)
         self._in_a_row = 0
-        self.recent: deque[float] = deque(maxlen=REMEMBERED)
 
-    def problem(self, loss: float) -> str | None:
-        """What is wrong with a step's loss, or None. Asked before its gradient is used."""
-        if not isfinite(loss):
+    def problem_of(self, loss: float) -> str | None:
+        """What is wrong with a loss, the mean over all samples of a step; None: nothing."""
+        if not math.isfinite(loss):
             return f"the loss is {loss}"
-        factor, full = self._config.spike_factor, len(self.recent) == REMEMBERED
-        usual = sum(self.recent) / REMEMBERED
-        if factor is not None and full and loss > factor * usual:
-            return f"the loss is {loss:.4g}, and the mean of the {REMEMBERED} steps before is {usual:.4g}"
+        factor, full = self._training.spike_factor, len(self._losses) == self._losses.maxlen
+        if factor > 0 and full and loss > factor * (usual := median(self._losses)):
+            return (
+                f"the loss is {loss:.4g}, {loss / usual:.3g} times the median {usual:.4g} of {len(self._losses)} steps"
+            )
         return None
 
-    def taken(self, loss: float) -> None:
-        """A step was good."""
-        self._in_a_row = 0
-        self.recent.append(loss)
+    def settle(self, step: int, loss: float, problem: str | None, shown: Sequence[Shown]) -> None:
+        """After the engine's step and before the averages': remembers its loss, or that it was not taken, and why.
 
-    def must_stop(self) -> bool:
-        """Whether the run ends with the step that was passed over just now."""
+        Args:
+            step: the first is step 1.
+            loss: over all ranks.
+            problem: of the loss.
+            shown: this rank's samples.
+        """
+        if self._engine.step_taken:
+            assert problem is None
+            self._losses.append(loss)
+            self._in_a_row = 0
+        elif problem is not None or not self._engine.scales_loss:
+            self._record(step, loss, problem or "the gradient is not finite", shown)
+
+    def _record(self, step: int, loss: float, problem: str, shown: Sequence[Shown]) -> None:
+        """Writes down a step that was not taken, and saves the state before it.
+
+        Of several in a row the first one's state serves them all, as they changed nothing.
+        """
         self._in_a_row += 1
-        return self._config.bad_step == "stop" or self._in_a_row > MAX_IN_A_ROW
+        if self._in_a_row == 1:
+            self._before = step - 1
+        rows = [row for part in shown for row in part.rows()] if self._engine.is_first_of_clips else []
+        samples = self._engine.of_all_ranks(rows)
+        if self._engine.rank == 0:
+            file = self._run.alarm(step)
+            file.parent.mkdir(exist_ok=True)
+            alarm = {
+                "step": step,
+                "problem": problem,
+                "loss": finite_or_none(loss),
+                "checkpoint": self._run.checkpoint(self._before).name if self._before else None,
+                "samples": sorted((row for rows in samples for row in rows), key=lambda row: row["place"]),
+            }
+            write_atomically(file, json.dumps(alarm, indent=2) + "\n")
+            print(f"step {step} is left out: {problem}; {file} names its samples", flush=True)
+        if self._in_a_row == 1 and self._before > 0:  # before the first step there is nothing to save
+            self._checkpoints.finish()
+            if self._checkpoints.published != self._before:
+                self._checkpoints.save(self._before)
+        self._ends = f"{self._run.alarm(step)} has the samples of step {step}, where {problem}"
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether the last step was an alarm."""
+        return self._in_a_row > 0
+
+    def end_if_asked(self) -> None:
+        """
+        Raises:
+            UserError: this is where the run stops.
+        """
+        if not self.alarmed:
+            return
+        if self._training.on_spike == "stop":
+            self._checkpoints.finish()
+            raise UserError(
+                f"{self._ends}: the same command takes this step again, and training.on_spike=skip leaves it out"
+            )
+        if self._in_a_row >= self._training.max_skipped_steps:
+            self._checkpoints.finish()
+            raise UserError(
+                f"{self._ends}: the last of {self._in_a_row} steps in a row that were left out "
+                "(training.max_skipped_steps); look at their samples, or lower training.learning_rate"
+            )
 
 
-def record(run: RunFolder, step: int, rank: int, problem: str, samples: Sequence[SeenSample]) -> None:
-    """Writes down a rank's samples of the step after `step` others.
-
-    That step's draws are functions of these seeds, and its order one of the step: going on from a checkpoint of at most
-    `step` steps takes it again, exactly.
-    """
-    run.alarms.mkdir(exist_ok=True)
-    rows = [{**sample._asdict(), "loss": finite(sample.loss)} for sample in samples]
-    values = {"step": step + 1, "rank": rank, "problem": problem, "samples": rows}
-    write_atomically(run.alarms / f"step-{step + 1:06d}-rank-{rank:05d}.json", json.dumps(values, indent=2) + "\n")
+def finite_or_none(value: float) -> float | None:
+    """For JSON, which knows no other numbers."""
+    return value if math.isfinite(value) else None
 
 
-def stopped(run: RunFolder, step: int, problem: str) -> UserError:
-    """What ends a run at the step after `step` others, whose checkpoint is there."""
-    return UserError(
-        f"step {step + 1} was not taken: {problem}. {run.alarms} names its samples. The same command takes it again, "
-        f"from the checkpoint of step {step}; training.bad_step=skip passes over up to {MAX_IN_A_ROW} such steps in a "
-        "row; training.learning_rate or training.gradient_clipping may be too high"
-    )
+def _losses_before(metrics: Path, last_step: int) -> list[float]:
+    """Of the steps up to this one that were taken, as `Progress` has written them."""
+    if not metrics.exists():
+        return []
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row["loss"] for row in rows if row["step"] <= last_step and not row.get("skipped")]

@@ -14,7 +14,6 @@ from video_dit.errors import RankError, UserError
 from video_dit.files import sync, write_atomically
 from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder
-from video_dit.training.alarms import LossWatch
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
 from video_dit.training.piece_files import PieceName, PieceReader, write_pieces
@@ -26,18 +25,17 @@ class Checkpoints:
     Args:
         run: where they are.
         engine: whose state is saved.
-        averages, watch: saved with it.
+        averages: saved with it.
         keep: how many of the latest stay.
 
     Attributes:
         published: the step of the newest complete one; 0 before the first.
     """
 
-    def __init__(self, run: RunFolder, engine: Engine, averages: AveragedWeights, watch: LossWatch, keep: int) -> None:
+    def __init__(self, run: RunFolder, engine: Engine, averages: AveragedWeights, keep: int) -> None:
         self._run = run
         self._engine = engine
         self._averages = averages
-        self._watch = watch
         self._keep = keep
         self._writing: _Write | None = None
         self.published = 0
@@ -60,7 +58,6 @@ class Checkpoints:
         self._engine.load(PieceReader(checkpoint).read, state["engine"])
         for name in self._averages.by_name:
             self._averages.by_name[name] = self._engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
-        self._watch.recent.extend(state["recent_losses"])
         self.published = int(state["step"])
         return self.published
 
@@ -73,12 +70,7 @@ class Checkpoints:
         self._engine.any_rank(False)  # nobody writes before the folder is there
         pieces = {PieceName(key, start): values for key, start, values in self._engine.copy_of_pieces()}
         averages = {name: self._engine.gather(shards) for name, shards in self._averages.by_name.items()}
-        state = {
-            "step": step,
-            **self._engine.identity,
-            "engine": self._engine.counters(),
-            "recent_losses": list(self._watch.recent),
-        }
+        state = {"step": step, **self._engine.identity, "engine": self._engine.counters()}
         self._writing = _Write(unfinished, step, self._engine.rank, pieces, averages, state)
         self._writing.start()
 

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from video_dit.config import Config, TrainingConfig
-from video_dit.errors import RankError, UserError
+from video_dit.errors import RankError
 from video_dit.models import VideoDiT
 from video_dit.parallel import SequenceGroup
+from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
 # DeepSpeed reads these while it is imported; a user who sets them wins.
@@ -28,6 +29,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(deepspeed|to
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import deepspeed.runtime.compiler  # noqa: E402
+from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 
 
 @contextmanager
@@ -53,6 +55,16 @@ def ranks() -> Iterator[int]:
     dist.destroy_process_group()  # not after an error: a rank that fails must end, not wait for the others
 
 
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size()
+
+
+def shared_store() -> dist.Store:
+    """Of short texts, which all ranks share."""
+    return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
+
+
 def wait_for_all() -> None:
     """Until every rank is here."""
     dist.barrier()
@@ -76,84 +88,11 @@ def lost_ranks_told(rank: int) -> Iterator[None]:
         ) from error
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both_tables else value
-    return merged
-
-
-def micro_batch_size(config: Config, num_ranks: int) -> int:
-    """Samples per rank and forward pass.
-
-    Raises:
-        UserError: the ranks and micro-batches do not divide the batch, or the ranks not into those that share clips.
-    """
-    batch_size, sharing = config.training.batch_size, config.training.sequence_parallel
-    if num_ranks % sharing or config.model.num_heads < sharing:
-        raise UserError(
-            f"training.sequence_parallel is {sharing}, which must divide the {num_ranks} ranks and be at most "
-            f"model.num_heads = {config.model.num_heads}"
-        )
-    num_ranks //= sharing
-    micro = config.training.micro_batch_size or batch_size // num_ranks
-    if micro == 0 or batch_size % (micro * num_ranks):
-        sharers = f" groups of {sharing}" if sharing > 1 else ""
-        raise UserError(
-            f"training.batch_size is {batch_size}, not a multiple of {num_ranks}{sharers} ranks x micro-batches of "
-            f"{max(1, micro)}: change training.batch_size, training.micro_batch_size or the number of ranks"
-        )
-    return micro
-
-
-def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
-    """What DeepSpeed is told: derived from the run's config, with the [deepspeed] table merged over it.
-
-    Raises:
-        UserError: the table says something that the run must know.
-    """
-    training = config.training
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        if key in config.deepspeed:
-            raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
-    derived = {
-        "train_batch_size": training.batch_size * training.sequence_parallel,  # as ranks that share clips are not known
-        "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
-        "gradient_clipping": training.gradient_clipping,
-        "zero_optimization": {"stage": training.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
-        "steps_per_print": 10**9,
-    }
-    return merge(derived, config.deepspeed)
-
-
-def check_optimizer(training: TrainingConfig) -> None:
-    """
-    Raises:
-        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
-    """
-    if training.optimizer == "muon" and training.zero_stage == 3:
-        raise UserError("training.optimizer is 'muon', which needs training.zero_stage 0, 1 or 2, not 3")
-    if training.optimizer == "muon" and training.gradient_clipping > 0:
-        # Under ZeRO 1 and 2 DeepSpeed clips Muon's updates, whose norm is large by design, and not the gradients.
-        raise UserError(
-            f"training.gradient_clipping is {training.gradient_clipping:g}, "
-            "and must be 0 where training.optimizer is 'muon'"
-        )
-
-
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW for all weights, or Muon for the matrices of the attention and feed-forward layers and AdamW for the rest.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
-
-    Raises:
-        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
     """
-    check_optimizer(training)
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), **settings, fused=True)
@@ -174,6 +113,18 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     return MuonWithAuxAdam(groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={"fused": True})
 
 
+def compile_blocks(model: VideoDiT, zero_stage: int) -> None:
+    """Each block's forward pass is compiled, and not its hooks, in which ZeRO-3 gathers weights.
+
+    Nor may ZeRO-3 gather them within it: a block's weights come all at once, before it.
+    """
+    blocks = [*model.backbone.blocks, *getattr(model.backbone, "temporal_blocks", ())]
+    if zero_stage == 3:
+        set_z3_leaf_modules(model, list({type(block) for block in blocks}))
+    for block in blocks:
+        block.forward = torch.compile(block.forward)
+
+
 class Engine:
     """A model under DeepSpeed.
 
@@ -182,6 +133,9 @@ class Engine:
     Attributes:
         rank, num_ranks: this one, and how many.
         data_rank, num_data_ranks: the same of groups that share clips; ranks of one group get the same batches.
+        step_taken: whether the last step changed the weights: not where its gradient was not finite on any rank.
+        gradient_norm: [], of the last step, over all ranks and before clipping, infinite or NaN where the step was not
+            taken; None where it is not known, which is under Muon and ZeRO.
     """
 
     def __init__(self, model: VideoDiT, config: Config) -> None:
@@ -192,6 +146,8 @@ class Engine:
         if sharing > 1:
             model.sequence_group = _sequence_group(self.rank, self.num_ranks, sharing)
         settings = deepspeed_config(config, self.num_ranks)
+        if config.training.compile:
+            compile_blocks(model, settings["zero_optimization"]["stage"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             model_parameters=list(model.parameters()),
@@ -202,6 +158,12 @@ class Engine:
         self.device = self._engine.device
         self.model = self._engine
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
+        self.gradient_norm: Tensor | None = None
+        self.step_taken = True  # as loading lets the optimizer make its state with a step
+        if not self._engine.zero_optimization():
+            self._optimizer.register_step_pre_hook(self._withhold_gradients)
+        # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
+        self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
         self._state = _optimizer_state(self._engine, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
         self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
@@ -212,26 +174,39 @@ class Engine:
             group["lr"] = peak * factor
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of one micro-batch. After the last one of a step the optimizer takes that step, unless the
-        gradient is not finite: then nothing changes.
+        """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step.
+
+        Under ZeRO it is DeepSpeed that discards a step whose gradient is not finite.
         """
         self._engine.backward(loss)
-        if isinstance(self._state, WholeState) and self._engine.is_gradient_accumulation_boundary():
-            self._gradient_norm = nn.utils.get_total_norm(
-                [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
-            )
-            if not self._gradient_norm.isfinite():  # which ZeRO 1 to 3 look for themselves
-                self._engine.zero_grad()
-                self._engine.micro_steps += 1
-                return
+        is_last = self._engine.is_gradient_accumulation_boundary()
+        if self._engine.zero_optimization():
+            self._engine.step()
+            if is_last:
+                self.step_taken = self._engine.was_step_applied()
+                norm = self._engine.get_global_grad_norm() if self._norm_is_of_gradients else None
+                self.gradient_norm = None if norm is None else torch.as_tensor(norm)
+            return
+        if is_last:
+            gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
+            self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+            self.step_taken = bool(self.gradient_norm.isfinite())
         self._engine.step()
 
+    def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Without them the optimizer does nothing."""
+        if not self.step_taken:
+            optimizer.zero_grad()
+
     @property
-    def gradient_norm(self) -> float:
-        """Of the last step, before clipping: L2, of all parameters together; not finite if the step was not taken."""
-        if isinstance(self._state, WholeState):
-            return float(self._gradient_norm)
-        return float(self._engine.get_global_grad_norm())
+    def scales_loss(self) -> bool:
+        """Whether a gradient that is not finite now and then is as it should be: so a scale is found under fp16."""
+        return self._loss_scaler() is not None
+
+    @property
+    def is_first_of_clips(self) -> bool:
+        """Of the ranks that share clips, one counts for all."""
+        return self.rank % (self.num_ranks // self.num_data_ranks) == 0
 
     def shards(self) -> dict[str, Tensor]:
         """What this rank holds of each parameter: a flat part with ZeRO-3, else the whole."""
@@ -241,7 +216,7 @@ class Engine:
         """Whole tensors from what each rank holds of them, in the layout of `shards()`: in rank 0's CPU memory."""
         whole = {}
         for name, parameter in self._parameters():
-            tensor = shards[name]
+            tensor = shards[name].to(self.device)  # from where they are offloaded to
             if hasattr(parameter, "ds_tensor"):
                 parts = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
                 dist.all_gather(parts, tensor.contiguous())
@@ -254,7 +229,7 @@ class Engine:
         """The inverse of `gather`."""
         shards = {}
         for name, parameter in self._parameters():
-            tensor = whole[name].to(self.device)
+            tensor = whole[name].to(getattr(parameter, "ds_tensor", parameter).device)
             if hasattr(parameter, "ds_tensor"):
                 size = parameter.ds_tensor.numel()
                 padded = torch.cat((tensor.flatten(), tensor.new_zeros(size * self.num_ranks - tensor.numel())))
@@ -285,15 +260,23 @@ class Engine:
         of_engine = getattr(self._engine, "torch_autocast_z0_gradscaler", None)
         return getattr(self._optimizer, "torch_autocast_gradscaler", of_engine)
 
-    def store(self) -> dist.Store:
-        """Of short texts, which all ranks share."""
-        return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
-
     def any_rank(self, *flags: bool) -> list[bool]:
         """Of each flag, whether any rank has set it. All ranks wait here for each other, but for no GPU."""
         agreed = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._hosts)
         return [bool(flag) for flag in agreed]
+
+    def mean_over_ranks(self, value: float) -> float:
+        """Over the ranks' CPUs, where all wait for each other."""
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total, group=self._hosts)
+        return float(total) / self.num_ranks
+
+    def of_all_ranks(self, value: Any) -> list[Any]:
+        """What each rank has, in their order, on rank 0; elsewhere nothing."""
+        values: list[Any] = [None] * self.num_ranks if self.rank == 0 else []
+        dist.gather_object(value, values if self.rank == 0 else None, group=self._hosts)
+        return values
 
     @property
     def identity(self) -> dict[str, int]:
@@ -303,11 +286,6 @@ class Engine:
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values
-
-    def mean_over_ranks(self, value: float) -> float:
-        mean = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(mean, group=self._hosts)
-        return float(mean) / self.num_ranks
 
     def __str__(self) -> str:
         shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""

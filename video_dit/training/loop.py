@@ -1,23 +1,27 @@
 """The training loop."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from video_dit.config import Config
 from video_dit.contracts import Batch, TextCondition, TextSegment
+from video_dit.diffusion.objective import NUM_BINS
 from video_dit.models import VideoDiT
 from video_dit.run_folder import RunFolder
-from video_dit.training.alarms import LossWatch, stopped
+from video_dit.training.alarms import Alarms, Shown
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import Checkpoints, save_snapshot
-from video_dit.training.engine import Engine, micro_batch_size
+from video_dit.training.deepspeed_config import micro_batch_size
+from video_dit.training.devices import peak_flops
+from video_dit.training.engine import Engine, shared_store
 from video_dit.training.loss import LossFunction, means_by_bin
-from video_dit.training.peak import peak_flops
-from video_dit.training.progress import Progress, Step, Stopwatch
+from video_dit.training.meter import Meter, peak_memory
+from video_dit.training.progress import Progress, Samples, StepRow
 from video_dit.training.schedule import learning_rate_factor
-from video_dit.training.steps import Steps
 from video_dit.training.stop import StopRequest
 from video_dit.training.validation import validation_loss
 from video_dit.training.watchdog import Watchdog
@@ -28,6 +32,9 @@ BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
 ValidationSource = Callable[[int, int, int], Iterable[tuple[Batch, Tensor]]]
 """data rank, number of those and micro-batch size to that rank's share of the held-out clips; see `validation_loss`."""
 
+SampleSource = Callable[[dict[str, Tensor], int], Samples]
+"""Averaged weights and the number of steps that made them, to clips that they make, on rank 0 alone."""
+
 
 def train(
     config: Config,
@@ -36,6 +43,7 @@ def train(
     text_segments: tuple[TextSegment, ...],
     load_batches: BatchSource,
     load_validation: ValidationSource | None,
+    make_samples: SampleSource | None,
     run: RunFolder,
 ) -> None:
     """Trains from the run's newest checkpoint, or from the start, to `training.steps`.
@@ -49,75 +57,122 @@ def train(
         text_segments: where each text encoder's part of a condition is.
         load_batches: see `BatchSource`.
         load_validation: see `ValidationSource`; None: nothing is held out.
+        make_samples: see `SampleSource`; None: none are made.
         run: where everything is kept.
+
+    Raises:
+        UserError: a step cannot be taken and may not be left out, or something cannot be read or written.
     """
     training = config.training
     num_parameters = sum(parameter.numel() for parameter in model.parameters())  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards(), training)
-    watch = LossWatch(training)
-    checkpoints = Checkpoints(run, engine, averages, watch, training.keep_checkpoints)
+    checkpoints = Checkpoints(run, engine, averages, training.keep_checkpoints)
     first_step = checkpoints.resume()
     micro_batch = micro_batch_size(config, engine.num_ranks)
-    batches = load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step)
+    meter = Meter(model, engine.num_data_ranks, config.diffusion.per_frame_noise)
+    batches = meter.batches(load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step))
     loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
-    progress = None
-    if engine.rank == 0:
-        print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
-        print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
-        run.forget_snapshots_after(first_step)
-        progress = Progress(run, first_step, training.steps, engine.num_ranks * peak_flops(engine.device, training))
+    alarms = Alarms(run, engine, checkpoints, training, first_step)
+    progress = _open_progress(run, config, engine, num_parameters, first_step) if engine.rank == 0 else None
 
-    watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
+    watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     stop = StopRequest()
-    stopwatch = Stopwatch()
-    steps = Steps(engine, model, loss_function, batches, watch, run, stopwatch)
-    window: list[Step] = []
-    failure = None
+    rows: list[StepRow] = []
+    by_bin = torch.zeros(2, NUM_BINS, device=engine.device)
+    meter.lap()
     for step in range(first_step, training.steps):
         watchdog.enter(step + 1, "training")
         factor = learning_rate_factor(step, training)
         engine.scale_learning_rates(factor)
-        taken = steps.take(step)
-        if taken.problem is not None and watch.must_stop():
-            failure = stopped(run, step, taken.problem)
-        else:
-            averages.update(engine.shards(), step)
-            window.append(taken)
+        loss, problem, shown, of_step = _optimizer_step(engine, loss_function, batches, alarms)
+        done = step + 1
+        alarms.settle(done, loss, problem, shown)
+        averages.update(engine.shards(), step)
+        rows.append(StepRow(loss, engine.gradient_norm, engine.step_taken))
+        if engine.step_taken:
+            by_bin += of_step
 
-        done = step + (failure is None)
         stopping, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
         checkpoints.attend(writing, failed)
-        ending = stopping or failure is not None or done == training.steps
-        checkpoint_due = ending or done % training.checkpoint_every == 0
-        if window and (checkpoint_due or done % training.log_every == 0):
-            by_t = means_by_bin(engine.sum_over_ranks(torch.stack([taken.by_bin for taken in window]).sum(0)))
+        checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps or stopping
+        if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
+            by_t = means_by_bin(engine.sum_over_ranks(by_bin))
             if progress is not None:
-                progress.log(done, window, by_t, training.learning_rate * factor, *stopwatch.lap())
-            window.clear()
+                rate, memory = training.learning_rate * factor, peak_memory(engine.device)
+                progress.log(done, rows, by_t, rate, meter.lap(), memory)
+            rows.clear()
+            by_bin.zero_()
+        alarms.end_if_asked()
         if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
             watchdog.enter(done, "validating")
-            held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
-            by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
-            if progress is not None:
-                progress.log_validation(done, by_t)
-            stopwatch.lap()
+            with meter.paused():
+                held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
+                by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
+                if progress is not None:
+                    progress.log_validation(done, by_t)
+        if make_samples is not None and (done % training.sample_every == 0 or done == training.steps):
+            watchdog.enter(done, "sampling")
+            with meter.paused():
+                weights = engine.gather(averages.by_name["ema"])
+                if progress is not None:
+                    progress.log_samples(done, make_samples(weights, done))
+                engine.any_rank(False)  # the others wait
         if training.ema_widths and (done % training.snapshot_every == 0 or done == training.steps):
-            save_snapshot(run, engine, averages, done)
-            stopwatch.lap()
+            with meter.paused():
+                save_snapshot(run, engine, averages, done)
         if checkpoint_due:
             watchdog.enter(done, "saving")
-            checkpoints.save(done)
-            stopwatch.lap()
-        if ending:
+            with meter.paused():
+                checkpoints.save(done)
+        if stopping:
             break
     checkpoints.finish()
     watchdog.close()
     if progress is not None:
         progress.close()
-    if failure is not None:
-        raise failure
-    if engine.rank == 0:
         if checkpoints.published < training.steps:
             print(f"stopped by a signal after {checkpoints.published} steps; the same command goes on")
         print(f"averaged weights: {run.averaged_weights()}")
+
+
+def _open_progress(run: RunFolder, config: Config, engine: Engine, num_parameters: int, first_step: int) -> Progress:
+    """Forgets what was after the step that the run goes on from, and says what it is."""
+    training = config.training
+    peak = peak_flops(engine.device, training.precision)
+    print(f"{num_parameters / 1e6:.1f} M parameters on {engine}, {training.precision}")
+    print(f"peak of a device: {peak.flops / 1e12:.3g} TFLOP/s, {peak.source}")
+    print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
+    run.forget_snapshots_after(first_step)
+    return Progress(run, config, first_step, peak.flops * engine.num_ranks)
+
+
+class _Step(NamedTuple):
+    """
+    loss: the mean over the samples of all ranks.
+    problem: why the step must not be taken; None: it may.
+    shown: this rank's samples.
+    by_bin: this rank's loss, by t.
+    """
+
+    loss: float
+    problem: str | None
+    shown: list[Shown]
+    by_bin: Tensor
+
+
+def _optimizer_step(engine: Engine, loss_function: LossFunction, batches: Iterator[Batch], alarms: Alarms) -> _Step:
+    """One step over this rank's micro-batches; the last one's gradient is asked for when all losses are known."""
+    losses, shown, by_bins = [], [], []
+    for index in range(engine.micro_batches_per_step):
+        batch = next(batches)
+        loss, of_samples, by_bin = loss_function(engine.model, batch)
+        losses.append(loss.detach())
+        shown.append(Shown(batch, of_samples))
+        by_bins.append(by_bin)
+        if index < engine.micro_batches_per_step - 1:
+            engine.backward(loss)
+    mean = engine.mean_over_ranks(float(torch.stack(losses).mean()))
+    problem = alarms.problem_of(mean)
+    engine.backward(loss if problem is None else loss * math.nan)  # which the engine does not step on
+    return _Step(mean, problem, shown, torch.stack(by_bins).sum(0))

@@ -16,12 +16,12 @@ from video_dit.training.draws import Draws, draw, drop_conditions, trim_padding
 class BatchLoss(NamedTuple):
     """
     mean: [], over the samples; what is trained on.
-    by_sample: [B].
+    of_samples: [B], without gradients.
     by_bin: [2, NUM_BINS]: of each part of [0, 1] that t can be in, the sum of the frames' losses, and their number.
     """
 
     mean: Tensor
-    by_sample: Tensor
+    of_samples: Tensor
     by_bin: Tensor
 
 
@@ -75,12 +75,12 @@ class LossFunction:
         )
         losses = diffusion_loss(self.process, output, latents, noise, t_of_frames, self.config.diffusion)
         counted = ~given
-        by_sample = (losses * counted).sum(1) / counted.sum(1)
+        of_samples = (losses * counted).sum(1) / counted.sum(1)
         by_bin = torch.zeros(2, NUM_BINS, device=self.device)
         bins = bin_of(t_of_frames)[counted]
         by_bin[0].index_add_(0, bins, losses.detach()[counted])
         by_bin[1].index_add_(0, bins, torch.ones_like(bins, dtype=by_bin.dtype))
-        return BatchLoss(by_sample.mean(), by_sample.detach(), by_bin)
+        return BatchLoss(of_samples.mean(), of_samples.detach(), by_bin)
 
     def _timesteps(self, t: Tensor, given: Tensor) -> Tensor:
         """What the model is told. One with a mask channel sets the t of given frames itself."""

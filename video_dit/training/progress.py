@@ -1,70 +1,33 @@
-"""What a run says while it goes: a line on the screen, a line per step on disk, curves in TensorBoard."""
+"""What a run says while it goes: a line on the screen, a line per step on disk, and curves."""
 
 import json
-import resource
-import time
-from collections.abc import Iterator, Sequence
-from math import nan
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from video_dit.config import Config
 from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
-from video_dit.training.alarms import finite
+from video_dit.training.alarms import finite_or_none
+from video_dit.training.meter import Speed
+from video_dit.training.trackers import SampleClip, Service, TensorBoard
 
 
-class Work(NamedTuple):
-    """What was done, over all ranks: clips, tokens of video and text, and operations as MFU counts them."""
-
-    clips: int = 0
-    tokens: int = 0
-    flops: int = 0
-
-    def plus(self, other: "Work") -> "Work":
-        return Work(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-
-class Step(NamedTuple):
-    """What a step was.
-
-    loss: the mean over its samples, of all ranks.
-    gradient_norm: L2, before clipping; not finite if the step was passed over.
-    by_bin: of this rank's samples; see `BatchLoss`. Nothing of a step that was passed over.
-    work: over all ranks.
-    problem: why it was passed over; None: it was taken.
-    """
+class StepRow(NamedTuple):
+    """What is kept of a step: its loss over all ranks, the norm of its gradient if known, and whether it was taken."""
 
     loss: float
-    gradient_norm: float
-    by_bin: Tensor
-    work: Work
-    problem: str | None
+    gradient_norm: Tensor | None
+    taken: bool
 
 
-class Stopwatch:
-    """Time since the last reading, and how much of it was spent waiting."""
+class Samples(NamedTuple):
+    """Clips that the averaged weights have made, and what was measured of them, by name."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
-
-    def waiting(self, iterator: Iterator[Any]) -> Any:
-        """The iterator's next item; the time that it takes counts as waiting."""
-        start = time.perf_counter()
-        item = next(iterator)
-        self._waited += time.perf_counter() - start
-        return item
-
-    def lap(self) -> tuple[float, float]:
-        """Seconds since the last lap, and the share of them spent waiting."""
-        now = time.perf_counter()
-        seconds, waited = now - self._start, self._waited
-        self._start, self._waited = now, 0.0
-        return seconds, waited / seconds
+    clips: list[SampleClip]
+    measures: dict[str, float]
 
 
 class Progress:
@@ -72,107 +35,148 @@ class Progress:
 
     Args:
         run: where it is kept.
-        first_step, num_steps: those that are done, and all.
-        peak_flops: of all ranks together, FLOP/s.
+        config: of the run.
+        first_step: the step that the run goes on after.
+        peak_flops: FLOP/s that all devices together can do; None: not known.
+
+    Raises:
+        UserError: a tracker is not installed.
     """
 
-    def __init__(self, run: RunFolder, first_step: int, num_steps: int, peak_flops: float) -> None:
-        self._num_steps = num_steps
+    def __init__(self, run: RunFolder, config: Config, first_step: int, peak_flops: float | None) -> None:
+        self._num_steps = config.training.steps
         self._peak_flops = peak_flops
         for file in (run.metrics, run.validation):
             _forget_steps_after(file, first_step)
         self._metrics = run.metrics.open("a", encoding="utf-8")
         self._validation = run.validation
-        self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+        services = [Service(name, run, config) for name in config.training.trackers]
+        self._trackers = [TensorBoard(run.tensorboard, first_step), *services]
 
     def log(
         self,
         last_step: int,
-        steps: Sequence[Step],
-        by_t: Sequence[float | None],
+        rows: Sequence[StepRow],
+        by_t: list[float | None],
         learning_rate: float,
-        seconds: float,
-        data_wait: float,
+        speed: Speed,
+        memory: int,
     ) -> None:
         """Records the steps up to `last_step`, and prints one line about them.
 
         Args:
-            last_step: the number of the last of them.
-            steps: one or more.
-            by_t: the mean loss of these steps in each part of [0, 1] that t can be in, None where it was not.
-            learning_rate: of the last.
-            seconds, data_wait: how long they took, and the share of that in which the first rank waited for data.
+            last_step: of those that `rows` are about.
+            rows: one for each step.
+            by_t: the mean loss of the steps that were taken in each part of [0, 1] that t can be in, None where it was
+                not.
+            learning_rate: of the last one.
+            speed: of these steps.
+            memory: bytes at the peak.
         """
-        self._plot_by_t("loss_by_t", by_t, last_step)
-        work = Work(*map(sum, zip(*(step.work for step in steps), strict=True)))
-        speeds = {
-            "seconds_per_step": seconds / len(steps),
-            "clips_per_second": work.clips / seconds,
-            "tokens_per_second": work.tokens / seconds,
-            "flops_per_second": work.flops / seconds,
-            "mfu": work.flops / seconds / self._peak_flops,
-            "data_wait": data_wait,
-        }
-        of_window = {"learning_rate": learning_rate, **speeds, "peak_memory": _peak_memory()}
-        for number, step in enumerate(steps, start=last_step - len(steps) + 1):
-            row = {"step": number, "loss": finite(step.loss), "gradient_norm": finite(step.gradient_norm)}
-            if number == last_step:
-                row |= {"loss_by_t": by_t, **of_window}
-            self._metrics.write(json.dumps(row) + "\n")
-            self._tensorboard.add_scalar("loss", step.loss, number)
-            self._tensorboard.add_scalar("gradient_norm", step.gradient_norm, number)
+        figures = self._figures(len(rows), speed)
+        first_step = last_step - len(rows) + 1
+        for step, row in enumerate(rows, start=first_step):
+            norm = None if row.gradient_norm is None or not row.taken else float(row.gradient_norm)
+            values = {"step": step, "loss": finite_or_none(row.loss), "gradient_norm": norm}
+            values |= {} if row.taken else {"skipped": True}
+            values |= (
+                {"loss_by_t": by_t, "learning_rate": learning_rate, **figures, "peak_memory": memory}
+                if step == last_step
+                else {}
+            )
+            self._metrics.write(json.dumps(values) + "\n")
+            if row.taken:
+                self._plot({"loss": row.loss} | ({} if norm is None else {"gradient_norm": norm}), step)
         self._metrics.flush()
-        for name, value in of_window.items():
-            self._tensorboard.add_scalar(f"speed/{name}" if name in speeds else name, value, last_step)
-        taken = [step.loss for step in steps if step.problem is None]
-        loss = sum(taken) / len(taken) if taken else nan
-        passed_over = f"{len(steps) - len(taken)} passed over  " if len(taken) < len(steps) else ""
-        minutes, remainder = divmod(round((self._num_steps - last_step) * speeds["seconds_per_step"]), 60)
-        print(
-            f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {loss:.4f}  {passed_over}"
-            f"gradient {steps[-1].gradient_norm:.2g}  lr {learning_rate:.2g}  {speeds['seconds_per_step']:.3g} s/step  "
-            f"{speeds['clips_per_second']:,.3g} clips/s  {_si(speeds['tokens_per_second'])} tokens/s  "
-            f"{_si(speeds['flops_per_second'])}FLOP/s (MFU {speeds['mfu']:.0%})  wait {data_wait:.1%}  "
-            f"{of_window['peak_memory'] / 2**30:.1f} GiB  {minutes}:{remainder:02d} left",
-            flush=True,
-        )
+        plotted = {"learning_rate": learning_rate, "memory/peak": memory, **_parts("loss_by_t", by_t)}
+        self._plot(plotted | {f"speed/{name}": value for name, value in figures.items()}, last_step)
+        print(self._line(last_step, rows, learning_rate, figures, memory), flush=True)
+
+    def _figures(self, num_steps: int, speed: Speed) -> dict[str, float]:
+        figures = {
+            "step_seconds": speed.seconds / num_steps,
+            "tokens_per_second": speed.tokens / speed.seconds,
+            "clips_per_second": speed.clips / speed.seconds,
+            "flops_per_second": speed.flops / speed.seconds,
+            "data_wait": speed.waited / speed.seconds,
+        }
+        if self._peak_flops is not None:
+            figures["mfu"] = figures["flops_per_second"] / self._peak_flops
+        return figures
+
+    def _line(
+        self, last_step: int, rows: Sequence[StepRow], learning_rate: float, figures: Mapping[str, float], memory: int
+    ) -> str:
+        taken = [row for row in rows if row.taken]
+        norms = [float(row.gradient_norm) for row in taken if row.gradient_norm is not None]
+        minutes, seconds = divmod(round((self._num_steps - last_step) * figures["step_seconds"]), 60)
+        hours, minutes = divmod(minutes, 60)
+        parts = [
+            f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}",
+            f"loss {sum(row.loss for row in taken) / len(taken):.4f}" if taken else "loss -",
+            *([f"norm {sum(norms) / len(norms):.3g}"] if norms else []),
+            f"lr {learning_rate:.2e}",
+            _seconds(figures["step_seconds"]),
+            f"{figures['tokens_per_second']:,.0f} tokens/s",
+            f"{figures['clips_per_second']:.3g} clips/s",
+            f"{_short(figures['flops_per_second'])}FLOP/s"
+            + (f" (MFU {figures['mfu']:.1%})" if "mfu" in figures else ""),
+            f"data {figures['data_wait']:.1%}",
+            f"{memory / 2**30:.2f} GiB",
+            f"{hours}:{minutes:02d}:{seconds:02d} left",
+        ]
+        return "  ".join(parts)
 
     def log_validation(self, step: int, by_t: list[float]) -> None:
         """Records the loss on held-out clips, whose mean is over the parts of [0, 1], and prints a line about it."""
         mean = sum(by_t) / len(by_t)
         with self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "loss": mean, "loss_by_t": by_t}) + "\n")
-        self._tensorboard.add_scalar("validation/loss", mean, step)
-        self._plot_by_t("validation_by_t", by_t, step)
+        self._plot({"validation/loss": mean, **_parts("validation_by_t", by_t)}, step)
         print(
             f"validation after step {step}: loss {mean:.4f}, from {by_t[0]:.4f} near the data to {by_t[-1]:.4f}",
             flush=True,
         )
 
-    def _plot_by_t(self, tag: str, by_t: Sequence[float | None], step: int) -> None:
-        for index, loss in enumerate(by_t):
-            if loss is not None:
-                low, high = index / len(by_t), (index + 1) / len(by_t)
-                self._tensorboard.add_scalar(f"{tag}/{low:.2f}-{high:.2f}", loss, step)
+    def log_samples(self, step: int, samples: Samples) -> None:
+        """Shows clips that were made after `step` steps, and prints a line about them."""
+        for tracker in self._trackers:
+            tracker.clips(samples.clips, step)
+        self._plot({f"samples_measured/{name}": value for name, value in samples.measures.items()}, step)
+        measured = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in samples.measures.items())
+        print(f"samples after step {step}: {samples.clips[0].mp4.parent}{measured}", flush=True)
+
+    def _plot(self, values: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.scalars(values, step)
 
     def close(self) -> None:
         self._metrics.close()
-        self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
-def _peak_memory() -> int:
-    """Bytes: of the first rank's tensors on its GPU; without one, of its process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _parts(tag: str, by_t: Sequence[float | None]) -> dict[str, float]:
+    """A curve for each part of [0, 1] in which there was a t."""
+    number = len(by_t)
+    return {
+        f"{tag}/{index / number:.2f}-{(index + 1) / number:.2f}": loss
+        for index, loss in enumerate(by_t)
+        if loss is not None
+    }
 
 
-def _si(number: float) -> str:
-    """Three digits and a prefix, with a space before it."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g} {prefix}"
-    return f"{number:.3g} "
+def _short(value: float) -> str:
+    """Three digits and the prefix of a thousand, a million ..."""
+    prefixes = iter(("k", "M", "G", "T", "P"))
+    prefix = ""
+    while value >= 999.5:
+        value, prefix = value / 1000, next(prefixes)
+    return f"{value:.3g} {prefix}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s/step" if value >= 1 else f"{1000 * value:.0f} ms/step"
 
 
 def _forget_steps_after(file: Path, step: int) -> None:
