@@ -153,7 +153,7 @@ def _encoded_shape(values: dict[str, Any]) -> EncodedShape:
     return EncodedShape(**{**values, "grid": Grid(*values["grid"]), "segments": segments})
 
 
-def checksum(chunks: Iterable[bytes]) -> str:
+def checksum(chunks: Iterable[bytes | memoryview]) -> str:
     """BLAKE2b of bytes, 128 bits, in hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     for chunk in chunks:

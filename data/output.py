@@ -19,7 +19,7 @@ class OutputFolder(Protocol):
         """What a file holds; None if there is none."""
         ...
 
-    def write(self, name: str, content: bytes, durable: bool = True) -> None:
+    def write(self, name: str, content: bytes | memoryview, durable: bool = True) -> None:
         """Replaces the file: a reader, or a crash, sees the old content or the new and nothing between.
 
         Args:
@@ -127,7 +127,7 @@ class LocalOutput:
     def note(self, name: str) -> Note:
         return LocalNote(self.path / name)
 
-    def write(self, name: str, content: bytes, durable: bool = True) -> None:
+    def write(self, name: str, content: bytes | memoryview, durable: bool = True) -> None:
         path = self.path / name
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
         try:
@@ -180,10 +180,10 @@ class RemoteOutput:
     def note(self, name: str) -> Note:
         return RemoteNote(self, name)
 
-    def write(self, name: str, content: bytes, durable: bool = True) -> None:  # noqa: ARG002
+    def write(self, name: str, content: bytes | memoryview, durable: bool = True) -> None:  # noqa: ARG002
         fs, path = self._open(name)
         try:
-            fs.pipe_file(path, content)
+            fs.pipe_file(path, bytes(content))
         except remote_errors() as error:
             raise _unwritten(f"{self._url}/{name}", error) from error
 

@@ -1,9 +1,12 @@
 """Trains a model on shards or on videos, under the deepspeed launcher; the same command again resumes."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from command_line import CONFIG_HELP, progress_bar, run_program, share
@@ -23,9 +26,13 @@ from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
+from video_dit.training.agreement import Facts, agree, code_facts, config_facts
 from video_dit.training.checkpoint import prepare_weights, save_frozen_weights
-from video_dit.training.engine import lost_ranks_told, ranks, wait_for_all
+from video_dit.training.deepspeed_config import check_device, deepspeed_config
+from video_dit.training.engine import lost_ranks_told, ranks, shared_store, wait_for_all, world_size
 from video_dit.training.loop import BatchSource, ValidationSource, train
+
+CODE = [Path(__file__).resolve().parent.parent / folder for folder in ("video_dit", "data", "scripts")]
 
 
 def main() -> None:
@@ -33,17 +40,13 @@ def main() -> None:
     if args.plan:
         show_plan(args)
         return
+    check_config(args)
     with ranks() as rank, lost_ranks_told(rank), lost_readers_told(rank):
         shards = folder_of_shards(args, rank)
-        info = DatasetInfo.read(shards)
-        config = load_config(args.config, args.overrides, fixed=info.tables)
-        not_compared = check_encoders(config, info.fingerprints, str(shards))
-        dataset = ClipDataset(shards, config.seed)
-        held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-        if held_out is not None and (different := held_out.info.differing_keys(info)):
-            raise UserError(
-                f"{args.validation} was preprocessed with another {different[0]} than {shards}: use one config for both"
-            )
+        config, dataset, held_out, not_compared = agree(
+            partial(inputs, args, shards), shared_store(), rank, world_size()
+        )
+        info = dataset.info
         folders = [shards, *([args.validation] if args.validation else [])]
         if args.verify and rank == 0:
             verify_all(folders)
@@ -116,13 +119,60 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def holds_shards(folder: Path) -> bool:
+    return (folder / "dataset.json").is_file()
+
+
+def check_config(args: argparse.Namespace) -> None:
+    """Before this rank joins the others, as it would have to wait for them.
+
+    Raises:
+        UserError: the config has a mistake, or what it asks for cannot be done together or on this machine.
+    """
+    tables = DatasetInfo.read(args.data).tables if holds_shards(args.data) else {}
+    config = load_config(args.config, args.overrides, fixed=tables)
+    deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_device(config.training, torch.cuda.is_available())
+
+
+class Inputs(NamedTuple):
+    """not_compared: what to tell the user of encoders whose files are not here."""
+
+    config: Config
+    dataset: ClipDataset
+    held_out: ClipDataset | None
+    not_compared: list[str]
+
+
+def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
+    """What training reads, and what all ranks must have alike.
+
+    Raises:
+        UserError: it cannot be read, or does not fit together.
+    """
+    info = DatasetInfo.read(shards)
+    config = load_config(args.config, args.overrides, fixed=info.tables)
+    not_compared = check_encoders(config, info.fingerprints, str(shards))
+    dataset = ClipDataset(shards, config.seed)
+    held_out = ClipDataset(args.validation, seed=0) if args.validation else None
+    if held_out is not None and (different := held_out.info.differing_keys(info)):
+        raise UserError(
+            f"{args.validation} was preprocessed with another {different[0]} than {shards}: use one config for both"
+        )
+    facts = {**config_facts(config), **code_facts(CODE)}
+    for name, clips in {"--data": dataset, "--validation": held_out}.items():
+        facts[f"shapes of clips in {name}"] = clips and {bucket.name: bucket.latents for bucket in clips.buckets}
+        facts[f"clips in {name}"] = clips and clips.info.inputs
+    return Inputs(config, dataset, held_out, not_compared), facts
+
+
 def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
     """The data; of videos, shards that hold their places, which the first rank makes in the run's folder.
 
     Raises:
         UserError: the videos cannot be used.
     """
-    if args.data.is_dir() and (args.data / "dataset.json").exists():
+    if holds_shards(args.data):
         return args.data
     folder = args.run / "data"
     if rank == 0:

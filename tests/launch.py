@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -43,23 +43,33 @@ def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
     return found
 
 
-def start_ranks(
-    num_ranks: int, *arguments: object, prepare: dict[int, Callable[[], None]] | None = None
-) -> list[subprocess.Popen[str]]:
-    """Starts scripts/train.py on this many CPU ranks, one thread each, without a launcher in between.
+def start_ranks(num_ranks: int, *arguments: object, **options: Any) -> list[subprocess.Popen[str]]:
+    """Starts scripts/train.py as `start_program` does."""
+    return start_program(num_ranks, REPOSITORY / "scripts/train.py", *arguments, **options)
 
-    `prepare` is called in the process of a rank before it starts.
+
+def start_program(
+    num_ranks: int,
+    program: Path,
+    *arguments: object,
+    own: dict[int, list[str]] | None = None,
+    prepare: dict[int, Callable[[], None]] | None = None,
+) -> list[subprocess.Popen[str]]:
+    """Starts a program on this many CPU ranks, one thread each, without a launcher in between.
+
+    `own` are further arguments of a rank, and `prepare` is called in its process before it starts.
     """
-    command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *map(str, arguments)]
+    command = [sys.executable, str(program), *map(str, arguments)]
     common = {
         "WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": free_port(),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
     }
     return [
         subprocess.Popen(
-            command,
+            command + (own or {}).get(rank, []),
             env=cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,11 +80,17 @@ def start_ranks(
     ]
 
 
-def train(num_ranks: int, *arguments: object) -> None:
-    """Runs scripts/train.py as `start_ranks` does, to its end."""
-    processes = start_ranks(num_ranks, *arguments)
+def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
+    """Runs a program as `start_program` does, to its end, and returns what the first rank printed."""
+    processes = start_program(num_ranks, program, *arguments)
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
+    return outputs[0]
+
+
+def train(num_ranks: int, *arguments: object) -> None:
+    """Runs scripts/train.py as `start_program` does, to its end."""
+    run_program(num_ranks, REPOSITORY / "scripts/train.py", *arguments)
 
 
 def free_port() -> str:

@@ -8,16 +8,17 @@ import json
 import sys
 
 import torch
-from random_inputs import random_clip_info
+from random_inputs import random_batch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from video_dit.config import Config, load_config
-from video_dit.contracts import Batch, EncodedShape, TextCondition
+from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.models import build_model
 from video_dit.models.trained import choose_trained
 from video_dit.training.averages import AveragedWeights
-from video_dit.training.engine import Engine, micro_batch_size, ranks
+from video_dit.training.deepspeed_config import micro_batch_size
+from video_dit.training.engine import Engine, ranks
 from video_dit.training.loss import LossFunction
 
 
@@ -36,17 +37,10 @@ def measure(config: Config) -> int:
         engine = Engine(model, config)
         averages = AveragedWeights(engine.shards(), config.training)
         batch_size = micro_batch_size(config, engine.num_ranks)
-        prompts = TextCondition(
-            torch.randn(batch_size, encoded.text_length, encoded.text_width),
-            torch.ones(batch_size, encoded.text_length, dtype=torch.bool),
-            torch.randn(batch_size, encoded.pooled_width),
+        batch = random_batch(batch_size, encoded)
+        loss_function = LossFunction(
+            config, TextCondition(*(x[:1] for x in batch.text)), encoded.segments, engine.device
         )
-        latents = torch.randn(batch_size, encoded.channels, *encoded.grid)
-        numbers = torch.arange(batch_size)
-        batch = Batch(
-            latents, prompts, random_clip_info(batch_size), numbers, torch.zeros(batch_size, 2), ("",) * batch_size
-        )
-        loss_function = LossFunction(config, TextCondition(*(x[:1] for x in prompts)), encoded.segments, engine.device)
         for step in ("first", "second"):
             with record_function(f"{step} step"):
                 for _ in range(engine.micro_batches_per_step):

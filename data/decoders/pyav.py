@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from data.decoders.contract import Picture, Size, check_complete
+from data.decoders.lookahead import EXACT, Wanted, with_need
 from data.probe import VideoError, VideoInfo, check_limits, open_video, reason, timestamp
 from video_dit.config import Limits
 
@@ -30,10 +31,11 @@ def read_frames(path: Path, info: VideoInfo, seconds: Iterable[float], size: Siz
     """As `data.decoders.read_frames` says."""
     scale = _Scaler(info, size)
     picture: Picture | None = None
+    wanted = Wanted(time + info.lateness for time in seconds)
     with ExitStack() as files:
-        position = _Position(_Stream(path, info, limits, files))
-        for wanted in seconds:
-            shown = position.showing_at(wanted)
+        position = _Position(_Stream(path, info, limits, files, wanted))
+        for time in wanted:
+            shown = position.showing_at(time)
             if shown is None:
                 return
             if picture is None or picture.seconds != shown.seconds:
@@ -61,7 +63,7 @@ class ReferenceFrames:
     def __iter__(self) -> Iterator[Picture]:
         scale = _Scaler(self.info, self.size)
         with ExitStack() as files:
-            stream = _Stream(self.path, self.info, self.limits, files, "NONREF")
+            stream = _Stream(self.path, self.info, self.limits, files, None)
             gap, timed = 1 / (self.info.average_rate or 25), None
             while (timed := stream.next(timed)) is not None:
                 self.end = timed.seconds + gap
@@ -97,15 +99,15 @@ class _Timed(NamedTuple):
 
 
 class _Stream:
-    """Frames of a stream in order, each later than the one before it."""
+    """Frames of a stream in order, each later than the one before it.
 
-    def __init__(self, path: Path, info: VideoInfo, limits: Limits, files: ExitStack, skip_frame: str = "DEFAULT"):
-        self.path, self.info, self.limits, self.files, self.skip_frame = path, info, limits, files, skip_frame
+    Of those that no other frame refers to, it gives as few as it can: where the codec lets it know, and then all that
+    show at one of the wanted times; if there are none, no such frame.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo, limits: Limits, files: ExitStack, wanted: Wanted | None):
+        self.path, self.info, self.limits, self.files, self.wanted = path, info, limits, files, wanted
         self.num_decoded = self.num_packets = 0
-        self.latest: tuple[float, ...] = (-math.inf, -math.inf)
-        """Ticks of the two last frames of which packets have been read, also where they are not decoded."""
-        self.problem: VideoError | None = None
-        """Why there are no more frames, where that is not the end of the video."""
         self.open()
 
     def open(self) -> None:
@@ -113,7 +115,7 @@ class _Stream:
         self.files.close()
         self.container, self.stream = self.files.enter_context(open_video(self.path, self.info.stream))
         self.stream.thread_type, self.stream.thread_count = "NONE", 1
-        self.stream.codec_context.skip_frame = self.skip_frame
+        self._takes_all = self.wanted is not None and self.stream.codec_context.codec.canonical_name not in EXACT
         self.restart()
 
     def seek(self, seconds: float) -> bool:
@@ -126,7 +128,10 @@ class _Stream:
         return True
 
     def restart(self) -> None:
-        self.problem = None
+        self.latest: tuple[float, ...] = (-math.inf, -math.inf)
+        """Ticks of the two last frames that the decoder has been given, also where they do not come out."""
+        self.problem: VideoError | None = None
+        """Why there are no more frames, where that is not the end of the video."""
         self.decoded = self._decode()
 
     def ticks(self, seconds: float) -> int:
@@ -141,7 +146,7 @@ class _Stream:
             for frame in self.decoded:
                 self.num_decoded += 1
                 seconds = self.seconds(timestamp(frame))
-                check_limits((frame.height, frame.width), seconds, self.num_decoded, self.limits)
+                check_limits((frame.height, frame.width), seconds, self.num_frames, self.limits)
                 if before is None or seconds > before.seconds:
                     return _Timed(seconds, frame)
                 if seconds < before.seconds - MAX_DISORDER:
@@ -152,14 +157,31 @@ class _Stream:
             self.problem = VideoError(f"cannot be decoded: {reason(error)}")
         return None
 
+    @property
+    def num_frames(self) -> int:
+        """That were decoded; where some are left out, the packets of all."""
+        return self.num_decoded if self._takes_all else self.num_packets
+
     def _decode(self) -> Iterator[VideoFrame]:
-        for packet in self.container.demux(self.stream):
+        for packet, is_needed in self._packets():
             if packet.size and not packet.is_discard:
                 self.num_packets += 1
                 ticks = packet.dts if packet.pts is None else packet.pts
                 if ticks is not None and ticks not in self.latest:
                     self.latest = tuple(sorted((*self.latest, ticks))[1:])
+            self.stream.codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             yield from packet.decode()
+
+    def _packets(self) -> Iterator[tuple[av.Packet, bool]]:
+        """Each with whether its frame has to come out if no other refers to it."""
+        packets = self.container.demux(self.stream)
+        if self._takes_all or self.wanted is None:
+            return ((packet, self._takes_all) for packet in packets)
+        return with_need(packets, self._is_wanted)
+
+    def _is_wanted(self, begin: int, end: int) -> bool:
+        assert self.wanted is not None
+        return self.wanted.has_any(self.seconds(begin), self.seconds(end))
 
 
 class _Position:
@@ -171,13 +193,15 @@ class _Position:
         self.shown: _Timed | None = None
         self.following: _Timed | None = None
 
-    def showing_at(self, seconds: float) -> _Timed | None:
+    def showing_at(self, time: float) -> _Timed | None:
         """The frame that a player shows then; None after the last one, which lasts as long as the one before it.
+
+        Args:
+            time: in seconds, of the wanted ones, with the lateness of the frames.
 
         Raises:
             VideoError: it is beyond the last frame that can be decoded, and not the end of the video.
         """
-        time = seconds + self.info.lateness
         if self._is_ahead(time):
             self._seek(time)
         elif self.shown is None:
@@ -189,7 +213,7 @@ class _Position:
             return self.shown
         if self.stream.problem is not None:
             raise self.stream.problem
-        check_complete(self.info, self.stream.num_decoded, self.shown.seconds + self.gap if self.shown else 0.0)
+        check_complete(self.info, self.stream.num_frames, self.shown.seconds + self.gap if self.shown else 0.0)
         return None
 
     def _start(self) -> None:
@@ -199,9 +223,8 @@ class _Position:
             self.following = self.stream.next(self.shown)
 
     def _is_ahead(self, time: float) -> bool:
-        """Whether a keyframe lies between the frames that are decoded and the one that shows at this time."""
-        latest = self.following or self.shown
-        here = latest.seconds if latest else 0.0
+        """Whether a keyframe lies between the frames that the decoder has and the one that shows at this time."""
+        here = max(0.0, self.stream.seconds(self.stream.latest[1]))
         if time <= here or self.stream.problem is not None:
             return False
         index = self.stream.stream.index_entries

@@ -1,6 +1,7 @@
 """Decodes clips at their bucket's size, and encodes them and their captions."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,11 +14,15 @@ from data.shards import Cut, StoredSample
 from data.sources.captions import Caption
 from data.video import Window, cover_and_crop
 from video_dit.config import AutoencoderConfig, TextEncoderConfig
-from video_dit.contracts import Autoencoder, ClipInfo, TextCondition, TextEncoder
+from video_dit.contracts import Autoencoder, ClipInfo, Posterior, TextCondition, TextEncoder
 from video_dit.shapes import Grid
 
 CLIPS_PER_BATCH = 16
-"""That are held in memory and encoded together."""
+"""That are held in memory, and whose captions are encoded together."""
+
+PIXELS_PER_BATCH = 1 << 21
+"""Of clips that are encoded together: enough for a GPU, and so few that a CPU finds the same memory again and again. To
+ask the system for more took longer than to encode pixels."""
 
 Named = tuple[str, tuple[Caption, ...]]
 """A clip's id and its captions."""
@@ -57,17 +62,23 @@ def load_encoders(source: EncoderSource) -> tuple[Autoencoder, TextEncoder]:
 
 def encode_clips(
     windows: Sequence[Window], named: Sequence[Named], fps: float, autoencoder: Autoencoder, text_encoder: TextEncoder
-) -> list[StoredSample]:
-    """Clips of one bucket, all at once; what has no caption gets the empty one."""
-    mean, std = encode(torch.from_numpy(np.stack([window.frames for window in windows])), autoencoder)
+) -> Iterator[StoredSample]:
+    """Clips of one bucket; what has no caption gets the empty one."""
     texts = _encode_captions([captions for _, captions in named], text_encoder)
-    return [
-        StoredSample(
-            name, *_shown(captions), mean[index].cpu(), None if std is None else std[index].cpu(), texts[index],
-            _clip_info(fps, window.source_size, window.crop),
-        )
-        for index, (window, (name, captions)) in enumerate(zip(windows, named, strict=True))
-    ]  # fmt: skip
+    latents = _latents(windows, autoencoder)
+    for window, (name, captions), (mean, std), text in zip(windows, named, latents, texts, strict=True):
+        clip = _clip_info(fps, window.source_size, window.crop)
+        yield StoredSample(name, *_shown(captions), mean, std, text, clip)
+
+
+def _latents(windows: Sequence[Window], autoencoder: Autoencoder) -> Iterator[Posterior]:
+    """Of each clip."""
+    size = max(1, PIXELS_PER_BATCH // math.prod(windows[0].frames.shape[:3]))
+    for start in range(0, len(windows), size):
+        frames = np.stack([window.frames for window in windows[start : start + size]])
+        mean, std = encode(torch.from_numpy(frames), autoencoder)
+        for index in range(len(mean)):
+            yield Posterior(mean[index].cpu(), None if std is None else std[index].cpu())
 
 
 def keep_clips(

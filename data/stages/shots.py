@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scenedetect import AdaptiveDetector, FrameTimecode, ThresholdDetector
 from torch.nn.functional import interpolate
 
+from data.stages.features import to_bgr
 from video_dit.config import ConfigError, ShotsConfig
 
 Pixels = NDArray[np.uint8]
@@ -91,7 +92,7 @@ class SceneDetect:
         self.tail: deque[Pixels] = deque(maxlen=self.EDGE)
 
     def add(self, pixels: Pixels) -> None:
-        pixels = np.ascontiguousarray(pixels[..., ::-1])  # BGR
+        pixels = to_bgr(pixels)
         number = FrameTimecode(len(self.dark), RATE)
         self.cuts.update(cut.frame_num for cut in self.adaptive.process_frame(number, pixels))
         self.threshold.process_frame(number, pixels)

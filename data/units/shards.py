@@ -16,7 +16,7 @@ from data.stages.encoding import CLIPS_PER_BATCH, EncoderSource, encode_clips, k
 from data.units.jobs import ClipJob, opened
 from data.video import Window, read_clips
 from video_dit.config import DataConfig
-from video_dit.contracts import TextEncoder, TextSegment, truncated_by
+from video_dit.contracts import Autoencoder, TextEncoder, TextSegment, truncated_by
 from video_dit.shapes import Grid
 
 
@@ -115,27 +115,34 @@ def _is_there(out: OutputFolder, result: bytes) -> bool:
 
 def _write_shard(job: ShardJob, out: OutputFolder, file: str, guard: Guard) -> bytes:
     autoencoder, text_encoder = load_encoders(job.encoders)
-    samples: list[StoredSample] = []
     failed: dict[str, str] = {}
     if job.holds == "videos":
-        for start in range(0, len(job.clips), CLIPS_PER_BATCH):
-            samples += _kept(job.clips[start : start + CLIPS_PER_BATCH], job, text_encoder)
+        samples = _kept(job, text_encoder)
     else:
-        for clips, windows in _decoded(job, guard, failed):
-            named = [(clip.clip.id, clip.captions) for clip in clips]
-            samples += encode_clips(windows, named, job.data.fps, autoencoder, text_encoder)
+        samples = _encoded(job, autoencoder, text_encoder, guard, failed)
     content, info = shard_of(samples, bucket_name(job.grid))
-    if samples:
+    if info.clips:
         out.write(file, content)
     cut = {clip.clip.id: segments for clip in job.clips if (segments := _cut(clip, text_encoder))}
-    values = WrittenShard(file if samples else None, info, failed, cut)._asdict()
+    values = WrittenShard(file if info.clips else None, info, failed, cut)._asdict()
     return json.dumps({**values, "info": info._asdict()}).encode()
 
 
-def _kept(clips: Sequence[ClipJob], job: ShardJob, text_encoder: TextEncoder) -> list[StoredSample]:
-    cuts = [Cut(clip.video.place, clip.clip.start) for clip in clips]
-    named, sizes = [(clip.clip.id, clip.captions) for clip in clips], [clip.info.size for clip in clips]
-    return keep_clips(cuts, named, sizes, job.grid, job.data.fps, text_encoder)
+def _kept(job: ShardJob, text_encoder: TextEncoder) -> Iterator[StoredSample]:
+    for start in range(0, len(job.clips), CLIPS_PER_BATCH):
+        clips = job.clips[start : start + CLIPS_PER_BATCH]
+        cuts = [Cut(clip.video.place, clip.clip.start) for clip in clips]
+        named, sizes = [(clip.clip.id, clip.captions) for clip in clips], [clip.info.size for clip in clips]
+        yield from keep_clips(cuts, named, sizes, job.grid, job.data.fps, text_encoder)
+
+
+def _encoded(
+    job: ShardJob, autoencoder: Autoencoder, text_encoder: TextEncoder, guard: Guard, failed: dict[str, str]
+) -> Iterator[StoredSample]:
+    """What cannot be decoded goes to `failed`."""
+    for clips, windows in _decoded(job, guard, failed):
+        named = [(clip.clip.id, clip.captions) for clip in clips]
+        yield from encode_clips(windows, named, job.data.fps, autoencoder, text_encoder)
 
 
 def _decoded(

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from video_files import B_FRAMES, EVEN, FILES, number_of, numbered, with_index_in_front, write_video
 
-from data.decoders import DECODERS, read_frames
+from data.decoders import DECODERS, pyav, read_frames
 from data.probe import VideoError, VideoInfo, probe
 from video_dit.config import ConfigError, DataConfig, Limits
 
@@ -69,10 +69,12 @@ def decode_in_order(path: Path, info: VideoInfo, size: tuple[int, int]) -> Refer
 
 
 def requests(num_frames: int) -> list[list[int]]:
-    """All frames; some from several random places, which takes seeks; and single ones."""
+    """All frames; some in even steps, between which those that others do not refer to are left out; some from several
+    random places, which takes seeks; and single ones."""
     rng = np.random.default_rng(0)
+    steps = [list(range(first, num_frames, step)) for first, step in ((0, 3), (1, 4), (2, 7))]
     some = [sorted(rng.choice(num_frames, min(5, num_frames), replace=False).tolist()) for _ in range(6)]
-    return [list(range(num_frames)), *some, [num_frames - 1], [num_frames // 2]]
+    return [list(range(num_frames)), *filter(None, steps), *some, [num_frames - 1], [num_frames // 2]]
 
 
 def numbers_returned(path: Path, decoder: str, size: tuple[int, int], reference: Reference, wanted: Sequence[int]):  # type: ignore[no-untyped-def]
@@ -177,6 +179,36 @@ def test_going_on_in_small_steps_decodes_nothing_twice(tmp_path: Path, step: int
     once = Limits(LIMITS.pixels, LIMITS.seconds, 240)
     pictures = list(read_frames(path, info, (k / 24 for k in range(0, 240, step)), info.size, "pyav", once))
     assert [number_of(picture.pixels) for picture in pictures] == list(range(0, 240, step))
+
+
+def test_what_nobody_asks_for_and_no_frame_refers_to_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IBBBP...: where every fourth frame is asked for, from the second on, two of three B-frames are left out."""
+    plain = {**B_FRAMES, "x264-params": "b-adapt=0:scenecut=0:b-pyramid=0"}
+    path = write_video(tmp_path / "long.mp4", ticks=range(0, 12000, 50), options=plain)
+    info = probe(path, LIMITS)
+    decoded = []
+    monkeypatch.setattr(pyav, "timestamp", lambda frame: decoded.append(frame) or frame.pts)
+    wanted = range(1, 240, 4)
+    pictures = list(read_frames(path, info, (k / 24 for k in wanted), info.size, "pyav", LIMITS))
+    assert [number_of(picture.pixels) for picture in pictures] == list(wanted)
+    assert len(decoded) < 0.6 * 240
+    everything = list(read_frames(path, info, (k / 24 for k in count()), info.size, "pyav", LIMITS))
+    assert [number_of(picture.pixels) for picture in everything] == list(range(240))
+
+
+def test_the_end_is_told_from_the_last_frames_also_where_they_are_not_asked_for(tmp_path: Path) -> None:
+    """The last frame lasts as long as the one before it, 0.1 s, and not as the gap to the last but two."""
+    path = write_video(
+        tmp_path / "end.mp4",
+        ticks=[*range(0, 2400, 120), 2880, 3000],
+        options={"bf": "3", "x264-params": "b-adapt=0:b-pyramid=0"},
+    )
+    info = probe(path, LIMITS)
+    for wanted, numbers in (([0.0, 2.55], [0, 21]), ([0.0, 2.65], [0]), ([0.0, 2.3, 2.65], [0, 19])):
+        pictures = read_frames(path, info, wanted, info.size, "pyav", LIMITS)
+        assert [number_of(picture.pixels) for picture in pictures] == numbers
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270])

@@ -1,13 +1,10 @@
 """What a plan says, against the allocator of real steps and against sums by hand."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from conftest import REPOSITORY, TINY
-from launch import cpu_environment, free_port
+from launch import run_program
 from memory_of_steps import encoded_shape
 
 from video_dit.config import load_config
@@ -38,6 +35,7 @@ ALONE = {
     "ZeRO 0, adapters": LORA,
     "ZeRO 2, adapters, recomputed": (*LORA, "training.zero_stage=2", "model.recompute_blocks=2"),
 }  # fmt: skip
+TABLE = "deepspeed.zero_optimization.offload_optimizer.device=cpu"
 TOGETHER = {
     "ZeRO 1, bf16": ("training.zero_stage=1", "training.precision=bf16"),
     "ZeRO 2": ("training.zero_stage=2",),
@@ -50,20 +48,9 @@ TOGETHER = {
 
 
 def measured(num_ranks: int, runs: dict[str, tuple[str, ...]]) -> list[int]:
-    command = [sys.executable, str(REPOSITORY / "tests/memory_of_steps.py")]
-    command += [json.dumps([*SIZES, *keys]) for keys in runs.values()]
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    common = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "PYTHONPATH": paths}
-    processes = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True,
-            env=cpu_environment({**common, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}),
-        )
-        for rank in range(num_ranks)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks
-    return [int(line) for line in outputs[0].splitlines() if line.isdigit()]
+    keys = [json.dumps([*SIZES, *of_run]) for of_run in runs.values()]
+    said = run_program(num_ranks, REPOSITORY / "tests/memory_of_steps.py", *keys)
+    return [int(line) for line in said.splitlines() if line.isdigit()]
 
 
 def planned(num_ranks: int, *keys: str) -> Plan:
@@ -90,9 +77,15 @@ def test_zero_shards_what_it_says() -> None:
     assert plain[:4] == (whole, 0, 2 * whole, whole)
     assert one[:4] == two[:4] == (whole, shard, 2 * shard, whole)
     assert three[:4] == (shard, shard, 2 * shard, shard)
-    offload = planned(4, "training.zero_stage=2", "deepspeed.zero_optimization.offload_optimizer.device=cpu").memory
+    offload = planned(4, "training.zero_stage=2", "training.offload_optimizer=cpu").memory
     assert offload[:4] == (whole, 0, 0, whole)
     assert offload.host == 4 * shard
+    assert planned(4, "training.zero_stage=2", TABLE).memory == offload
+    both = planned(
+        4, "training.zero_stage=3", "training.offload_optimizer=cpu", "training.offload_parameters=cpu"
+    ).memory
+    assert both[:4] == (0, 0, 0, 0)
+    assert both.host == 6 * shard
 
 
 def test_weights_that_are_not_trained_are_weights_alone() -> None:

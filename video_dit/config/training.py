@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Precision, Table
+from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Table
 
 EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
 
@@ -43,12 +43,19 @@ class TrainingConfig(Table):
     decay_fraction: Fraction = Field(0.3, description="last share of the steps, over which wsd goes to zero")
     warmup_steps: CountOrZero = Field(50, description="linear warm-up")
     gradient_clipping: NotNegative = Field(1.0, description="largest norm of the gradient; 0: none")
-    precision: Precision = Field(
-        "fp32", description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32; fp16: in float16, "
+        "with a scaled loss; for GPUs without bfloat16",
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         2, description="DeepSpeed ZeRO: 1 shards the optimizer over the ranks, 2 the gradients too, 3 the weights too"
     )
+    offload_optimizer: Literal["none", "cpu"] = Field(
+        "none", description="where the optimizer's state is kept and its step taken; cpu: ZeRO 1 to 3"
+    )
+    offload_parameters: Literal["none", "cpu"] = Field("none", description="where the weights wait; cpu: ZeRO 3")
+    compile: bool = Field(False, description="hands each block to torch.compile: slow at first, then faster")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.99, description="of the averaged weights; early on (1 + step) / (10 + step) when that is less"
     )

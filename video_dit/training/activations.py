@@ -76,7 +76,7 @@ class _Frozen:
 @lru_cache(maxsize=64)
 def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: int, gradient_share: float) -> int:
     config = frozen.config
-    autocast = torch.autocast("cpu", torch.bfloat16) if config.training.precision == "bf16" else nullcontext()
+    autocast = nullcontext() if config.training.precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = shapes_of_model(config, encoded)
         if config.training.sequence_parallel > 1:

@@ -22,6 +22,8 @@ PEAKS = {
 """FLOP/s, dense, in bf16 and in fp32 without TF32: NVIDIA's data sheets of the A100 (SXM), H100 (SXM), H200, L4 and
 L40S, and the white paper of the Ada architecture (RTX 4090, sums in fp32)."""
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 RESERVED = 0.08
 """Share of a GPU's memory that is left to the CUDA context, to NCCL and to gaps between tensors."""
 
@@ -78,7 +80,7 @@ class Devices(NamedTuple):
         """FLOP/s of one, or None where the table has no such device."""
         words = re.sub(r"[^A-Z0-9]+", " ", self.name.upper().replace("RTX ", "RTX")).split()
         found = next((PEAKS[word] for word in words if word in PEAKS), None)
-        return None if found is None else found[0 if precision == "bf16" else 1]
+        return None if found is None else found[1 if precision == "fp32" else 0]
 
     def __str__(self) -> str:
         return f"{self.count} x {self.name} of {self.memory / GIB:.3g} GiB"
@@ -97,7 +99,7 @@ def peak_flops(device: torch.device, precision: str) -> Peak:
     if known is not None:
         return Peak(known, "from its data sheet")
     size = 8192 if device.type == "cuda" else 512
-    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    matrix = torch.randn(size, size, device=device, dtype=_DTYPES[precision])
     seconds = []
     for _ in range(6):
         start = time.perf_counter()

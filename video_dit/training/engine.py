@@ -13,10 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from video_dit.config import Config, TrainingConfig
-from video_dit.errors import RankError, UserError
+from video_dit.errors import RankError
 from video_dit.models import VideoDiT
 from video_dit.models.trained import named_weights
 from video_dit.parallel import SequenceGroup
+from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 
 # DeepSpeed reads these while it is imported; a user who sets them wins.
@@ -29,6 +30,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(deepspeed|to
 import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import deepspeed.runtime.compiler  # noqa: E402
+from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 
 
 @contextmanager
@@ -54,6 +56,16 @@ def ranks() -> Iterator[int]:
     dist.destroy_process_group()  # not after an error: a rank that fails must end, not wait for the others
 
 
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size()
+
+
+def shared_store() -> dist.Store:
+    """Of short texts, which all ranks share."""
+    return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
+
+
 def wait_for_all() -> None:
     """Until every rank is here."""
     dist.barrier()
@@ -77,90 +89,11 @@ def lost_ranks_told(rank: int) -> Iterator[None]:
         ) from error
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both_tables else value
-    return merged
-
-
-def micro_batch_size(config: Config, num_ranks: int) -> int:
-    """Samples per rank and forward pass.
-
-    Raises:
-        UserError: the ranks and micro-batches do not divide the batch, or the ranks not into those that share clips.
-    """
-    batch_size, sharing = config.training.batch_size, config.training.sequence_parallel
-    if num_ranks % sharing or config.model.num_heads < sharing:
-        raise UserError(
-            f"training.sequence_parallel is {sharing}, which must divide the {num_ranks} ranks and be at most "
-            f"model.num_heads = {config.model.num_heads}"
-        )
-    num_ranks //= sharing
-    micro = config.training.micro_batch_size or batch_size // num_ranks
-    if micro == 0 or batch_size % (micro * num_ranks):
-        sharers = f" groups of {sharing}" if sharing > 1 else ""
-        raise UserError(
-            f"training.batch_size is {batch_size}, not a multiple of {num_ranks}{sharers} ranks x micro-batches of "
-            f"{max(1, micro)}: change training.batch_size, training.micro_batch_size or the number of ranks"
-        )
-    return micro
-
-
-def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
-    """What DeepSpeed is told: derived from the run's config, with the [deepspeed] table merged over it.
-
-    Raises:
-        UserError: the table says something that the run must know.
-    """
-    training = config.training
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        if key in config.deepspeed:
-            raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
-    if not config.deepspeed.get("zero_optimization", {}).get("compute_grad_norm", True):
-        raise UserError(
-            "deepspeed.zero_optimization.compute_grad_norm is false, and must be true: it is how a step whose gradient "
-            "is not finite is found and left out"
-        )
-    derived = {
-        "train_batch_size": training.batch_size * training.sequence_parallel,  # as ranks that share clips are not known
-        "train_micro_batch_size_per_gpu": micro_batch_size(config, num_ranks),
-        "gradient_clipping": training.gradient_clipping,
-        "zero_optimization": {"stage": training.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": False, "check_grad_overflow": True},
-        "torch_autocast": {"enabled": training.precision == "bf16", "dtype": "bfloat16"},
-        "steps_per_print": 10**9,
-    }
-    return merge(derived, config.deepspeed)
-
-
-def check_optimizer(training: TrainingConfig) -> None:
-    """
-    Raises:
-        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
-    """
-    if training.optimizer == "muon" and training.zero_stage == 3:
-        raise UserError("training.optimizer is 'muon', which needs training.zero_stage 0, 1 or 2, not 3")
-    if training.optimizer == "muon" and training.gradient_clipping > 0:
-        # Under ZeRO 1 and 2 DeepSpeed clips Muon's updates, whose norm is large by design, and not the gradients.
-        raise UserError(
-            f"training.gradient_clipping is {training.gradient_clipping:g}, "
-            "and must be 0 where training.optimizer is 'muon'"
-        )
-
-
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW for all trained weights, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
-
-    Raises:
-        UserError: DeepSpeed's Muon runs neither under ZeRO-3 nor with clipping.
     """
-    check_optimizer(training)
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -181,6 +114,18 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
         {"params": others, "use_muon": False, "eps": 1e-8, **settings},
     ]
     return MuonWithAuxAdam(groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={"fused": True})
+
+
+def compile_blocks(model: VideoDiT, zero_stage: int) -> None:
+    """Each block's forward pass is compiled, and not its hooks, in which ZeRO-3 gathers weights.
+
+    Nor may ZeRO-3 gather them within it: a block's weights come all at once, before it.
+    """
+    blocks = [*model.backbone.blocks, *getattr(model.backbone, "temporal_blocks", ())]
+    if zero_stage == 3:
+        set_z3_leaf_modules(model, list({type(block) for block in blocks}))
+    for block in blocks:
+        block.forward = torch.compile(block.forward)
 
 
 class Engine:
@@ -204,6 +149,8 @@ class Engine:
         if sharing > 1:
             model.sequence_group = _sequence_group(self.rank, self.num_ranks, sharing)
         settings = deepspeed_config(config, self.num_ranks)
+        if config.training.compile:
+            compile_blocks(model, settings["zero_optimization"]["stage"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -215,8 +162,7 @@ class Engine:
         self.model = self._engine
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
         self.gradient_norm: Tensor | None = None
-        self.step_taken = False
-        self._withholds = False
+        self.step_taken = True  # as loading lets the optimizer make its state with a step
         if not self._engine.zero_optimization():
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
         # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
@@ -248,12 +194,11 @@ class Engine:
             gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
             self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
             self.step_taken = bool(self.gradient_norm.isfinite())
-            self._withholds = not self.step_taken
         self._engine.step()
 
     def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Without them the optimizer does nothing."""
-        if self._withholds:
+        if not self.step_taken:
             optimizer.zero_grad()
 
     @property
@@ -274,7 +219,7 @@ class Engine:
         """Whole tensors from what each rank holds of them, in the layout of `shards()`: in rank 0's CPU memory."""
         whole = {}
         for name, parameter in self._parameters():
-            tensor = shards[name]
+            tensor = shards[name].to(self.device)  # from where they are offloaded to
             if hasattr(parameter, "ds_tensor"):
                 parts = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
                 dist.all_gather(parts, tensor.contiguous())
@@ -287,7 +232,7 @@ class Engine:
         """The inverse of `gather`."""
         shards = {}
         for name, parameter in self._parameters():
-            tensor = whole[name].to(self.device)
+            tensor = whole[name].to(getattr(parameter, "ds_tensor", parameter).device)
             if hasattr(parameter, "ds_tensor"):
                 size = parameter.ds_tensor.numel()
                 padded = torch.cat((tensor.flatten(), tensor.new_zeros(size * self.num_ranks - tensor.numel())))
@@ -317,10 +262,6 @@ class Engine:
         """PyTorch's, under fp16; DeepSpeed keeps it in its optimizer, or without ZeRO in its engine."""
         of_engine = getattr(self._engine, "torch_autocast_z0_gradscaler", None)
         return getattr(self._optimizer, "torch_autocast_gradscaler", of_engine)
-
-    def store(self) -> dist.Store:
-        """Of short texts, which all ranks share."""
-        return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """Of each flag, whether any rank has set it. All ranks wait here for each other, but for no GPU."""

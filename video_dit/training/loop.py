@@ -16,8 +16,9 @@ from video_dit.run_folder import RunFolder
 from video_dit.training.alarms import Alarms, Shown
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import Checkpoints, save_snapshot
+from video_dit.training.deepspeed_config import micro_batch_size
 from video_dit.training.devices import peak_flops
-from video_dit.training.engine import Engine, micro_batch_size
+from video_dit.training.engine import Engine, shared_store
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.meter import Meter, peak_memory
 from video_dit.training.progress import Progress, Samples, StepRow
@@ -76,7 +77,7 @@ def train(
     alarms = Alarms(run, engine, checkpoints, training, first_step)
     progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
 
-    watchdog = Watchdog(engine.rank, engine.num_ranks, engine.store(), training.step_time_limit)
+    watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     stop = StopRequest()
     rows: list[StepRow] = []
     by_bin = torch.zeros(2, NUM_BINS, device=engine.device)

@@ -28,8 +28,8 @@ from video_dit.models import VideoDiT
 from video_dit.models.trained import ParameterCounts, parameter_counts
 from video_dit.shapes import Grid, token_grid
 from video_dit.training.activations import shapes_of_model, trace_step
+from video_dit.training.deepspeed_config import deepspeed_config, micro_batch_size, offloaded_to
 from video_dit.training.devices import Devices
-from video_dit.training.engine import check_optimizer, deepspeed_config, merge, micro_batch_size
 from video_dit.training.flops import StepFlops, step_flops
 
 FP32 = 4
@@ -112,9 +112,9 @@ def plan_training(
         utilisation: share of the devices' peak that a step is expected to reach, with what is computed again.
 
     Raises:
-        UserError: the ranks do not divide the batch, a clip does not fit the model, or DeepSpeed's Muon cannot do this.
+        UserError: the ranks do not divide the batch, a clip does not fit the model, or DeepSpeed cannot do this.
     """
-    check_optimizer(config.training)
+    deepspeed_config(config, devices.count)
     with FakeTensorMode():
         model = shapes_of_model(config, encoded)
     tokens = [token_grid(latents, config.model.patch_size).size + encoded.text_length for latents in buckets]
@@ -186,8 +186,8 @@ def rank_memory(
     """
     zero = {**_DEFAULTS, **deepspeed_config(config, devices.count)["zero_optimization"]}
     stage, num_ranks = zero["stage"], devices.count
-    offloads = stage >= 1 and _offloads(zero, "offload_optimizer")
-    offloads_weights = stage == 3 and _offloads(zero, "offload_param")
+    offloads = stage >= 1 and offloaded_to(zero, "offload_optimizer") != "none"
+    offloads_weights = stage == 3 and offloaded_to(zero, "offload_param") != "none"
     weights = FP32 * (ceil(parameters.all / num_ranks) if stage == 3 else parameters.all)
     whole = FP32 * parameters.trained
     shard = FP32 * ceil(parameters.trained / num_ranks)
@@ -208,7 +208,7 @@ def rank_memory(
         backward = bucket + there + passes(0 if offloads else 1 / num_ranks)
         reduction, optimizer = bucket + there + shard, 2 * shard
     else:
-        gathered = _gathered(zero, parameters.all, 2 if config.training.precision == "bf16" else FP32)
+        gathered = _gathered(zero, parameters.all, FP32 if config.training.precision == "fp32" else 2)
         there = bucket + (0 if offloads else shard)
         backward = there + passes(0) + (gathered if num_ranks > 1 or offloads_weights else 0)
         reduction, optimizer = there + bucket, there + shard
@@ -220,10 +220,6 @@ def rank_memory(
     if offloads_weights:
         weights = averages = 0
     return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, host)
-
-
-def _offloads(zero: dict[str, Any], what: str) -> bool:
-    return zero.get(what, {}).get("device", "none") != "none"
 
 
 def _gathered(zero: dict[str, Any], num_parameters: int, width: int) -> int:
@@ -311,19 +307,16 @@ def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidat
         for count in counts
         if count <= training.batch_size
     )
-    if training.zero_stage >= 1 and training.optimizer == "adamw":
-        keys = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "zero_force_ds_cpu_optimizer": False}
-        yield iter(
-            [
-                (
-                    "deepspeed.zero_optimization.offload_optimizer.device=cpu "
-                    "deepspeed.zero_force_ds_cpu_optimizer=false",
-                    "the optimizer's step on the CPU, and gradients and weights over the bus in each step",
-                    with_changes(config, "deepspeed", merge(config.deepspeed, keys)),
-                    devices,
-                )
-            ]
+    offloads = []
+    if training.zero_stage >= 1 and training.offload_optimizer == "none" and training.optimizer == "adamw":
+        offloads.append(
+            ("optimizer", "the optimizer's step on the CPU, and gradients and weights over the bus each step")
         )
+    if training.zero_stage == 3 and training.offload_parameters == "none":
+        offloads.append(("parameters", "weights over the bus in each pass, and their averages on the CPU"))
+    for what, price in offloads:
+        key = f"offload_{what}"
+        yield iter([(f"training.{key}=cpu", price, with_changes(config, "training", {key: "cpu"}), devices)])
 
 
 def _price(price: str, before: Plan, after: Plan) -> str:

@@ -1,0 +1,83 @@
+"""All ranks start alike, or none does: config, code, versions and clips, compared before the first collective."""
+
+import hashlib
+import json
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch.distributed import Store
+
+from video_dit.config import WHERE_AND_HOW, Config
+from video_dit.errors import UserError
+from video_dit.run_folder import versions
+
+T = TypeVar("T")
+
+Facts = Mapping[str, Any]
+"""What ranks must have in common, as JSON, by the names that a user knows it by."""
+
+
+def config_facts(config: Config) -> Facts:
+    """Each key with its value; where encoders are, and how they compute, may differ."""
+    facts = {}
+    for table, values in config.model_dump(mode="json").items():
+        names = (
+            {f"{table}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {table: values}
+        )
+        facts |= {name: value for name, value in names.items() if name not in WHERE_AND_HOW}
+    return facts
+
+
+def code_facts(folders: Iterable[Path]) -> Facts:
+    """The versions of what decides results, and a digest of the Python files in each folder."""
+    facts = {f"version of {name}": version for name, version in versions().items()}
+    for folder in folders:
+        digest = hashlib.sha256()
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+        facts[f"code in {folder.name}/"] = digest.hexdigest()[:12]
+    return facts
+
+
+def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_ranks: int) -> T:
+    """What this rank reads, once it is known that all ranks could read theirs, and that the facts of it are the same.
+
+    Args:
+        read: what to go on with, and the facts of it.
+        store: of all ranks.
+        rank, num_ranks: this one, and how many.
+
+    Raises:
+        UserError: on every rank the same: what one could not read, or the first fact that differs from rank 0's.
+    """
+    try:
+        mine, facts = read()
+        mistake = None
+    except UserError as error:
+        facts, mistake = {}, str(error)
+    host = socket.gethostname()
+    if rank == 0:
+        store.set("agreement/first", json.dumps([host, facts]))
+        verdicts = (store.get(f"agreement/{other}").decode() for other in range(1, num_ranks))
+        store.set("agreement", mistake or next(filter(None, verdicts), ""))
+    else:
+        first_host, first_facts = json.loads(store.get("agreement/first"))
+        who = f"rank {rank} on {host}"
+        verdict = f"{who}: {mistake}" if mistake else _difference(who, facts, f"rank 0 on {first_host}", first_facts)
+        store.set(f"agreement/{rank}", verdict)
+    if problem := store.get("agreement").decode():
+        raise UserError(problem)
+    return mine
+
+
+def _difference(who: str, facts: Facts, first: str, first_facts: Facts) -> str:
+    facts = json.loads(json.dumps(facts))
+    for name in {**first_facts, **facts}:
+        if facts.get(name) != first_facts.get(name):
+            return (
+                f"{who} has {name} = {facts.get(name)!r}, and {first} has {first_facts.get(name)!r}: "
+                "start all ranks with the same arguments, config, data and code"
+            )
+    return ""
