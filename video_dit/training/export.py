@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -13,10 +12,9 @@ from video_dit.config import Config, Precision
 from video_dit.errors import UserError
 from video_dit.models.weights import check_weights, read_weights
 from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
+from video_dit.training.devices import DTYPES
 from video_dit.training.optimizer_state import WEIGHTS
 from video_dit.training.piece_files import PieceReader
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class _Source(NamedTuple):
@@ -52,7 +50,7 @@ def export_run(
         raise UserError(f"--step {step} chooses a checkpoint, and --weights names a file: leave one of them out")
     config, data = run.load_config(), run.load_data()
     source = _from_file(run, weights) if isinstance(weights, Path) else _from_checkpoint(run, weights, step)
-    tensors = {name: tensor.to(_DTYPES[precision]) for name, tensor in source.weights.items()}
+    tensors = {name: tensor.to(DTYPES[precision]) for name, tensor in source.weights.items()}
 
     unfinished = RunFolder(out.with_name(out.name + ".unfinished"))
     unfinished.path.mkdir(parents=True, exist_ok=True)

@@ -279,7 +279,9 @@ def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidat
     sharers = [training.sequence_parallel * 2**power for power in range(1, 5)]
     yield (
         with_key(
-            "training.sequence_parallel", sharing, f"{sharing} devices to a clip, and tokens sent twice in each block"
+            "training.sequence_parallel",
+            sharing,
+            f"{sharing} devices to a clip: fewer clips at a time, and tokens sent twice in each block",
         )
         for sharing in sharers
         if sharing <= devices.count
