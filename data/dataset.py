@@ -162,7 +162,19 @@ def load_batches(
         dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers,
         multiprocessing_context="forkserver" if num_workers else None, worker_init_fn=_leave_signals_to_the_rank,
     )  # fmt: skip
-    return iter(loader)
+    return _told_of_deaths(iter(loader))
+
+
+def _told_of_deaths(batches: Iterator[Batch | FrameBatch]) -> Iterator[Batch | FrameBatch]:
+    """A reader that ends breaks the connections by which its batches come; then PyTorch says that it ended."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except (ConnectionError, EOFError):
+            continue
+        if batch is None:
+            return
+        yield batch
 
 
 def _leave_signals_to_the_rank(_: int) -> None:
@@ -175,7 +187,7 @@ def _leave_signals_to_the_rank(_: int) -> None:
 def lost_readers_told(rank: int) -> Iterator[None]:
     """
     Raises:
-        RankError: one of the processes that `load_batches` started has ended. Where it is told of, PyTorch decides.
+        RankError: one of the processes that `load_batches` started has ended.
     """
     try:
         yield

@@ -58,20 +58,22 @@ def main() -> None:
         for grid in tokens:
             model.position_embedding.check_fits(grid)
         sizes = [grid.size + info.encoded.text_length for grid in tokens]
+        multiples = batch_multiples(sizes, config.training.batch_by_tokens)
         prepare_weights(model, config, run)
         if rank == 0:
             data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
             changes = run.open(config, data, dataset.example_prompts())
             if run.latest_checkpoint() is None:
                 save_frozen_weights(model, run)
-            describe(dataset, sizes, config)
+            describe(dataset, sizes, [config.training.batch_size * multiple for multiple in multiples])
             for change in changes:
                 print(f"changed since this run began: {change}")
             for told in not_compared:
                 print(told)
         train(
             config, model, dataset.empty_prompt(), dataset.text_segments(),
-            training_batches(config, dataset, sizes, encode), held_out and held_out_batches(config, held_out, encode),
+            training_batches(config, dataset, multiples, encode),
+            held_out and held_out_batches(config, held_out, encode),
             sample_source(config, info.encoded.grid, run), run,
         )  # fmt: skip
 
@@ -207,18 +209,15 @@ def batch_encoder(config: Config, *datasets: ClipDataset | None) -> Encode:
     return lambda batch: encoder.encode(batch) if isinstance(batch, FrameBatch) else batch
 
 
-def describe(dataset: ClipDataset, sizes: Sequence[int], config: Config) -> None:
-    """A line for each shape, whose clips have so many tokens."""
+def describe(dataset: ClipDataset, sizes: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    """A line for each shape, whose clips have so many tokens, and whose batches so many clips."""
     print(f"{dataset.folder}: {len(dataset):,} clips")
-    multiples = batch_multiples(sizes, config.training.batch_by_tokens)
-    for bucket, number, size, multiple in zip(dataset.buckets, dataset.counts, sizes, multiples, strict=True):
-        of_step = config.training.batch_size * multiple
+    for bucket, number, size, of_step in zip(dataset.buckets, dataset.counts, sizes, batch_sizes, strict=True):
         again = "; a step shows some of them more than once" if number < of_step else ""
         print(f"  {number:,} of {bucket.name} pixels: {size} tokens each, {of_step} in a step{again}")
 
 
-def training_batches(config: Config, dataset: ClipDataset, sizes: Sequence[int], encode: Encode) -> BatchSource:
-    multiples = batch_multiples(sizes, config.training.batch_by_tokens)
+def training_batches(config: Config, dataset: ClipDataset, multiples: Sequence[int], encode: Encode) -> BatchSource:
     weights = [config.training.image_weight if bucket.pixels.frames == 1 else 1.0 for bucket in dataset.buckets]
     schedule = Schedule(dataset.counts, config.seed, multiples, weights)
 

@@ -1,13 +1,16 @@
 """Running the project's programs as a user does, in processes of their own."""
 
+import atexit
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +63,20 @@ def start_program(
     `own` are further arguments of a rank, and `prepare` is called in its process before it starts.
     """
     command = [sys.executable, str(program), *map(str, arguments)]
+    return [
+        subprocess.Popen(
+            command + (own or {}).get(rank, []),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=(prepare or {}).get(rank),
+        )
+        for rank, environment in enumerate(rank_environments(num_ranks))
+    ]
+
+
+def rank_environments(num_ranks: int) -> list[dict[str, str]]:
     common = {
         "WORLD_SIZE": str(num_ranks),
         "MASTER_ADDR": "127.0.0.1",
@@ -67,17 +84,7 @@ def start_program(
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
     }
-    return [
-        subprocess.Popen(
-            command + (own or {}).get(rank, []),
-            env=cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=(prepare or {}).get(rank),
-        )
-        for rank in range(num_ranks)
-    ]
+    return [cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(num_ranks)]
 
 
 def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
@@ -89,8 +96,26 @@ def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
 
 
 def train(num_ranks: int, *arguments: object) -> None:
-    """Runs scripts/train.py as `start_program` does, to its end."""
-    run_program(num_ranks, REPOSITORY / "scripts/train.py", *arguments)
+    """Runs scripts/train.py on this many CPU ranks, to its end; see `rank_server`."""
+    server = _rank_server()
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / str(rank) for rank in range(num_ranks)]
+        ranks = [*zip(rank_environments(num_ranks), map(str, outputs), strict=True)]
+        server.stdin.write(json.dumps({"arguments": [*map(str, arguments)], "ranks": ranks}) + "\n")
+        server.stdin.flush()
+        codes = json.loads(server.stdout.readline())
+        assert codes == [0] * num_ranks, "\n".join(output.read_text() for output in outputs)
+
+
+@cache
+def _rank_server() -> subprocess.Popen[str]:
+    (environment,) = rank_environments(1)
+    server = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tests/rank_server.py")], env=environment, start_new_session=True, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    atexit.register(os.killpg, server.pid, signal.SIGKILL)
+    return server
 
 
 def free_port() -> str:
@@ -99,9 +124,14 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """A row for each step."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run: Path) -> list[float]:
     """The loss of every step, which must be there once and in order."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(run)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["loss"] for row in rows]
 

@@ -19,7 +19,7 @@ from video_dit.models import build_model
 from video_dit.training.deepspeed_config import micro_batch_size
 from video_dit.training.engine import Engine, ranks, wait_for_all
 from video_dit.training.loss import LossFunction
-from video_dit.training.piece_files import PieceName, PieceReader, write_pieces
+from video_dit.training.piece_files import PieceReader, write_pieces
 
 NUM_STEPS = 3
 """Before the run is resumed, and after."""
@@ -32,7 +32,7 @@ def losses_of_run(config: Config, folder: Path) -> list[float]:
     batch = random_batch(config.training.batch_size, encoded)
     engine = fresh_engine(config, encoded)
     losses = list(steps(engine, config, encoded, batch))
-    write_pieces(folder, engine.rank, {PieceName(key, start): values for key, start, values in engine.copy_of_pieces()})
+    write_pieces(folder, engine.rank, engine.copy_of_pieces())
     counters = engine.counters()
     wait_for_all()
     engine = fresh_engine(config, encoded)

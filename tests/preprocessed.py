@@ -1,10 +1,13 @@
 """Preprocessing as scripts/preprocess.py does it, in this process."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
-from data.dataset_info import Holds, ShardInfo
+from data.dataset_info import DatasetInfo, Holds, ShardInfo
 from data.engine import Engine, InProcess
 from data.preprocess import preprocess
 from data.preprocessing import ShowProgress
@@ -46,3 +49,18 @@ def write_shard(path: Path, samples: list[StoredSample], bucket: str) -> ShardIn
     content, info = shard_of(samples, bucket)
     path.write_bytes(content)
     return info
+
+
+Shards = Mapping[str, tuple[Iterable[StoredSample], str]]
+"""By the names of files: their samples, and their bucket's name."""
+
+
+def other_shards(shards: Path, folder: Path, written: Shards, **changes: Any) -> Path:
+    """A folder of shards as that one, but for these files and these changes of dataset.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    infos = {name: write_shard(folder / name, list(samples), bucket) for name, (samples, bucket) in written.items()}
+    info = replace(DatasetInfo.read(shards), shards=infos, **changes)
+    (folder / "dataset.json").write_bytes(info.to_bytes())
+    for name in ("empty_prompt.arrow", "example_prompts.txt"):
+        (folder / name).write_bytes((shards / name).read_bytes())
+    return folder

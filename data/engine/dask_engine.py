@@ -26,7 +26,6 @@ _QUIET = {
     "distributed.worker.profile.enabled": False,  # samples the stack of the work
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
-    "distributed.scheduler.work-stealing": False,  # units are handed over as workers are free
     "distributed.scheduler.active-memory-manager.start": False,  # workers keep no results
 }
 """What Dask's processes do beside the work, and nobody looks at: a twentieth of a processor."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from launch import start_ranks, train
+from launch import metrics, start_ranks, train
 from poisoned import poisoned
 
 from data.dataset import ClipDataset, load_batches
@@ -68,10 +68,6 @@ def runs(bad_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
     }
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def alarm(run: Path, step: int) -> dict[str, Any]:
     return json.loads((run / f"alarms/step-{step:06d}.json").read_text())
 
@@ -97,7 +93,7 @@ def test_bad_steps_change_nothing_at_any_zero_stage(
     for run in runs.values():
         assert_same_state(state(run, NOT_FINITE - 1), state(run, NOT_FINITE))
         assert not torch.equal(*(state(run, step)["weights/proj_out.weight"] for step in (NOT_FINITE, 6)))
-        assert [row["step"] for row in rows(run) if row.get("skipped")] == [NOT_FINITE, SPIKE]
+        assert [row["step"] for row in metrics(run) if row.get("skipped")] == [NOT_FINITE, SPIKE]
         assert sorted(path.name for path in (run / "alarms").iterdir()) == ["step-000003.json", "step-000005.json"]
         for step, sample in bad_samples.items():
             said = alarm(run, step)
@@ -108,7 +104,7 @@ def test_bad_steps_change_nothing_at_any_zero_stage(
             assert worst == sample
         assert alarm(run, NOT_FINITE)["problem"] == "the loss is nan"
         assert "times the median" in alarm(run, SPIKE)["problem"]
-    first, *others = (rows(run) for run in runs.values())
+    first, *others = (metrics(run) for run in runs.values())
     assert first[NOT_FINITE - 1]["loss"] is None
     for other in others:
         for key in ("loss", "gradient_norm"):
@@ -129,7 +125,7 @@ def test_the_gradient_norm_is_that_of_all_samples(runs: dict[tuple[int, int], Pa
     loss_function(model, batch).mean.backward()
     expected = float(sum(parameter.grad.square().sum() for parameter in model.parameters())) ** 0.5
     for run in runs.values():
-        assert rows(run)[0]["gradient_norm"] == pytest.approx(expected, rel=1e-4)
+        assert metrics(run)[0]["gradient_norm"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -170,7 +166,7 @@ def test_a_bad_step_can_be_replayed(runs: dict[tuple[int, int], Path], bad_shard
     assert RunFolder(tmp_path).latest_checkpoint() == tmp_path / "checkpoints" / before
     assert alarm(tmp_path, SPIKE) == alarm(runs[1, 1], SPIKE)
     start(tmp_path, bad_shards, 1, "training.zero_stage=1")
-    for ours, theirs in zip(rows(tmp_path), rows(runs[1, 1]), strict=True):
+    for ours, theirs in zip(metrics(tmp_path), metrics(runs[1, 1]), strict=True):
         assert all(ours[key] == theirs[key] for key in ("step", "loss", "gradient_norm"))
     assert_same_state(state(tmp_path, 6), state(runs[1, 1], 6))
 

@@ -1,6 +1,5 @@
 """Stops, kills and resumes that must not change a run, and failures that must end it with a word."""
 
-import json
 import resource
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import psutil
 import pytest
 import torch
 from conftest import TINY
-from launch import losses, start_ranks, train, wait_for
+from launch import losses, metrics, start_ranks, train, wait_for
 from safetensors.torch import load_file
 
 from video_dit.errors import UserError
@@ -68,7 +67,7 @@ def test_a_run_that_is_stopped_and_killed_is_the_same_run(
     run = tmp_path / "parts"
     for code, said in interrupt(run, tiny_shards, num_ranks, 2, signal.SIGTERM, stage):
         assert code == 0, said
-    stopped_after = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    stopped_after = metrics(run)[-1]["step"]
     assert (run / f"checkpoints/step-{stopped_after:06d}").exists()
     (run / "checkpoints/step-000099.unfinished").mkdir()  # as a kill while saving leaves it
     *others, (code, _) = interrupt(run, tiny_shards, num_ranks, stopped_after + 5, signal.SIGKILL, stage)

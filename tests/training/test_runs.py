@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY
 from kept_videos import keep_videos
-from launch import losses, train
+from launch import losses, metrics, train
 from preprocessed import preprocess_here
 from safetensors.torch import load_file
 from two_buckets import two_buckets
@@ -23,7 +23,7 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def norms(run: Path) -> list[float]:
-    return [json.loads(line)["gradient_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["gradient_norm"] for row in metrics(run)]
 
 
 def start(run: Path, shards: Path, num_ranks: int = 1, *overrides: str) -> list[float]:
@@ -114,7 +114,7 @@ def test_the_loss_on_held_out_clips_does_not_depend_on_ranks(
     for one, two in zip(rows[1], rows[2], strict=True):
         assert two["loss_by_t"] == pytest.approx(one["loss_by_t"], abs=1e-4)
         assert one["loss"] == pytest.approx(sum(one["loss_by_t"]) / 9)
-    last = json.loads((tmp_path / "1/metrics.jsonl").read_text().splitlines()[-1])
+    last = metrics(tmp_path / "1")[-1]
     assert len(last["loss_by_t"]) == 9
 
 

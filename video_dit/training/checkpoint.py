@@ -70,7 +70,7 @@ class Checkpoints:
         if self._engine.rank == 0:
             unfinished.mkdir()
         self._engine.any_rank(False)  # nobody writes before the folder is there
-        pieces = {PieceName(key, start): values for key, start, values in self._engine.copy_of_pieces()}
+        pieces = self._engine.copy_of_pieces()
         averages = {name: self._engine.gather(shards) for name, shards in self._averages.by_name.items()}
         state = {"step": step, **self._engine.identity, "engine": self._engine.counters()}
         self._writing = _Write(unfinished, step, self._engine.rank, pieces, averages, state)

@@ -66,9 +66,9 @@ def micro_batch_size(config: Config, num_ranks: int) -> int:
     num_ranks //= sharing
     micro = config.training.micro_batch_size or batch_size // num_ranks
     if micro == 0 or batch_size % (micro * num_ranks):
-        sharers = f" groups of {sharing}" if sharing > 1 else ""
+        sharers = f"groups of {sharing} ranks" if sharing > 1 else "ranks"
         raise UserError(
-            f"training.batch_size is {batch_size}, not a multiple of {num_ranks}{sharers} ranks x micro-batches of "
+            f"training.batch_size is {batch_size}, which is not a multiple of {num_ranks} {sharers} x micro-batches of "
             f"{max(1, micro)}: change training.batch_size, training.micro_batch_size or the number of ranks"
         )
     return micro

@@ -22,7 +22,7 @@ PEAKS = {
 """FLOP/s, dense, in bf16 and in fp32 without TF32: NVIDIA's data sheets of the A100 (SXM), H100 (SXM), H200, L4 and
 L40S, and the white paper of the Ada architecture (RTX 4090, sums in fp32)."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 RESERVED = 0.08
 """Share of a GPU's memory that is left to the CUDA context, to NCCL and to gaps between tensors."""
@@ -99,7 +99,7 @@ def peak_flops(device: torch.device, precision: str) -> Peak:
     if known is not None:
         return Peak(known, "from its data sheet")
     size = 8192 if device.type == "cuda" else 512
-    matrix = torch.randn(size, size, device=device, dtype=_DTYPES[precision])
+    matrix = torch.randn(size, size, device=device, dtype=DTYPES[precision])
     seconds = []
     for _ in range(6):
         start = time.perf_counter()

@@ -19,6 +19,7 @@ from video_dit.models.trained import named_weights
 from video_dit.parallel import SequenceGroup
 from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
+from video_dit.training.piece_files import PieceName
 
 # DeepSpeed reads these while it is imported; a user who sets them wins.
 os.environ.setdefault("DS_LOG_LEVEL", "warning")
@@ -31,6 +32,10 @@ import deepspeed  # noqa: E402
 import deepspeed.ops  # noqa: E402
 import deepspeed.runtime.compiler  # noqa: E402
 from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
+
+# Muon's kernels would be compiled at the first step, which needs a compiler and takes longer than it saves. DeepSpeed
+# looks at Muon whatever the optimizer is, and each start would import PyTorch's compiler.
+deepspeed.runtime.compiler.compile = lambda: lambda function: function
 
 
 @contextmanager
@@ -99,8 +104,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, **settings, fused=True)
 
-    # Its kernels would be compiled at the first step, which needs a compiler and takes longer than it saves.
-    deepspeed.runtime.compiler.compile = lambda: lambda function: function
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for name, parameter in model.named_parameters():
@@ -169,7 +172,6 @@ class Engine:
         self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
         self._state = _optimizer_state(self._parameters(), self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
-        self._identity = {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
 
     def scale_learning_rates(self, factor: float) -> None:
         """Sets each parameter group to this share of its peak learning rate."""
@@ -240,11 +242,13 @@ class Engine:
             shards[name] = tensor
         return shards
 
-    def copy_of_pieces(self) -> Iterator[tuple[str, int, Tensor]]:
-        """This rank's share of the weights and of the optimizer's state in CPU memory: key, start and values."""
-        for index, piece in enumerate(self._state.pieces()):
-            if not piece.everywhere or index % self.num_ranks == self.rank:
-                yield piece.key, piece.start, piece.values.to("cpu", copy=True)
+    def copy_of_pieces(self) -> dict[PieceName, Tensor]:
+        """This rank's share of the weights and of the optimizer's state, in CPU memory."""
+        return {
+            piece.name: piece.values.to("cpu", copy=True)
+            for index, piece in enumerate(self._state.pieces())
+            if not piece.everywhere or index % self.num_ranks == self.rank
+        }
 
     def counters(self) -> dict[str, Any]:
         """What goes on beside the tensors; JSON."""
@@ -284,7 +288,7 @@ class Engine:
     @property
     def identity(self) -> dict[str, int]:
         """How many ranks there are, and at which ZeRO stage."""
-        return self._identity
+        return {"num_ranks": self.num_ranks, "zero_stage": int(self._engine.zero_optimization_stage())}
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
@@ -292,7 +296,7 @@ class Engine:
 
     def __str__(self) -> str:
         shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
-        return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self._identity['zero_stage']}"
+        return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self.identity['zero_stage']}"
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Those that are trained."""

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,10 +19,9 @@ from video_dit.models.weights import (
     split_adapters,
 )
 from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
+from video_dit.training.devices import DTYPES
 from video_dit.training.optimizer_state import WEIGHTS
 from video_dit.training.piece_files import PieceReader
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class _Source(NamedTuple):
@@ -87,7 +85,7 @@ def export_run(
 
 
 def _rounded(weights: dict[str, Tensor], precision: Precision) -> dict[str, Tensor]:
-    return {name: tensor.to(_DTYPES[precision]) for name, tensor in weights.items()}
+    return {name: tensor.to(DTYPES[precision]) for name, tensor in weights.items()}
 
 
 def _write_adapters(folder: RunFolder, adapters: dict[str, Tensor], config: Config, metadata: dict[str, str]) -> None:

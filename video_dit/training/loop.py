@@ -88,6 +88,7 @@ def train(
         engine.scale_learning_rates(factor)
         loss, problem, shown, of_step = _optimizer_step(engine, loss_function, batches, alarms)
         done = step + 1
+        is_last = done == training.steps
         alarms.settle(done, loss, problem, shown)
         averages.update(engine.shards(), step)
         rows.append(StepRow(loss, engine.gradient_norm, engine.step_taken))
@@ -96,7 +97,7 @@ def train(
 
         stopping, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
         checkpoints.attend(writing, failed)
-        checkpoint_due = done % training.checkpoint_every == 0 or done == training.steps or stopping
+        checkpoint_due = done % training.checkpoint_every == 0 or is_last or stopping
         if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
             by_t = means_by_bin(engine.sum_over_ranks(by_bin))
             if progress is not None:
@@ -105,21 +106,22 @@ def train(
             rows.clear()
             by_bin.zero_()
         alarms.end_if_asked()
-        if load_validation is not None and (done % training.validate_every == 0 or done == training.steps):
+        if load_validation is not None and (done % training.validate_every == 0 or is_last):
             watchdog.enter(done, "validating")
             with meter.paused():
                 held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
                 by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
                 if progress is not None:
                     progress.log_validation(done, by_t)
-        if make_samples is not None and (done % training.sample_every == 0 or done == training.steps):
+        if make_samples is not None and (done % training.sample_every == 0 or is_last):
             watchdog.enter(done, "sampling")
             with meter.paused():
                 weights = engine.gather(averages.by_name["ema"])
                 if progress is not None:
                     progress.log_samples(done, make_samples(weights, done))
                 engine.any_rank(False)  # the others wait
-        if training.ema_widths and (done % training.snapshot_every == 0 or done == training.steps):
+        if training.ema_widths and (done % training.snapshot_every == 0 or is_last):
+            watchdog.enter(done, "saving")
             with meter.paused():
                 save_snapshot(run, engine, averages, done)
         if checkpoint_due:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from video_dit.training.piece_files import PieceName
+
 WEIGHTS = "weights"
 
 Read = Callable[[str, int, int], Tensor]
@@ -22,15 +24,13 @@ Read = Callable[[str, int, int], Tensor]
 class Piece(NamedTuple):
     """Part of a parameter's weights, or of what the optimizer keeps for it.
 
-    key: of the whole, such as "weights/NAME" or "exp_avg/NAME".
-    start: of the part in the whole, which is flat.
+    name: whose key is such as "weights/NAME" or "exp_avg/NAME".
     values: flat; they stay those of the optimizer, and change with them.
     everywhere: every rank holds it.
     write: replaces the values.
     """
 
-    key: str
-    start: int
+    name: PieceName
     values: Tensor
     everywhere: bool
     write: Callable[[Tensor], object]
@@ -74,7 +74,7 @@ class OptimizerState(ABC):
         """Sets the weights and the state to those of a checkpoint. Every rank calls it."""
         self._prepare()
         for piece in self.pieces():
-            piece.write(read(piece.key, piece.start, piece.values.numel()))
+            piece.write(read(*piece.name, piece.values.numel()))
         for state in self._inner.state.values():
             for key, value in state.items():
                 if not _is_tensor_of_elements(value):
@@ -111,7 +111,7 @@ class FragmentedState(OptimizerState):
                 tensors = {WEIGHTS: flat.detach()} | self._state_of_elements(fragment.param_group_index)
                 for key, tensor in tensors.items():
                     values = tensor.narrow(0, within.start, within.numel)
-                    yield Piece(f"{key}/{name}", start, values, False, values.copy_)
+                    yield Piece(PieceName(f"{key}/{name}", start), values, False, values.copy_)
         yield from self._momenta_of_muon()
 
     def _state_of_elements(self, group: int) -> dict[str, Tensor]:
@@ -133,7 +133,8 @@ class FragmentedState(OptimizerState):
                 for parameter, values in zip(
                     parameters, momenta.split([parameter.numel() for parameter in parameters]), strict=True
                 ):
-                    yield Piece(f"momentum_buffer/{names[id(parameter)]}", 0, values, False, values.copy_)
+                    key = f"momentum_buffer/{names[id(parameter)]}"
+                    yield Piece(PieceName(key, 0), values, False, values.copy_)
 
     def _prepare(self) -> None:
         _step_on_the_spot(self._inner)
@@ -167,7 +168,8 @@ class PartitionedState(OptimizerState):
                 continue
             for key in (None, *self._keys_of_elements()):
                 values = self._outer.get_local_fp32_param(parameter, key)[:held]
-                yield Piece(f"{key or WEIGHTS}/{name}", start, values, False, self._writer(parameter, key))
+                piece = PieceName(f"{key or WEIGHTS}/{name}", start)
+                yield Piece(piece, values, False, self._writer(parameter, key))
 
     def _keys_of_elements(self) -> list[str]:
         state: Mapping[str, Any] = next(iter(self._inner.state.values()), {})
@@ -203,7 +205,7 @@ def _is_tensor_of_elements(value: Any) -> bool:
 
 def _whole(key: str, tensor: Tensor) -> Piece:
     values = tensor.detach().view(-1)
-    return Piece(key, 0, values, True, values.copy_)
+    return Piece(PieceName(key, 0), values, True, values.copy_)
 
 
 def _step_on_the_spot(optimizer: Optimizer) -> None:

@@ -104,6 +104,8 @@ def plan_training(
 ) -> Plan:
     """The plan of the bucket whose steps need the most memory.
 
+    That is one of the largest clips also where smaller ones have larger batches, as these have no more tokens.
+
     Args:
         config: of the run.
         encoded: what its encoders make.
@@ -117,31 +119,18 @@ def plan_training(
     deepspeed_config(config, devices.count)
     with FakeTensorMode():
         model = shapes_of_model(config, encoded)
-    tokens = [token_grid(latents, config.model.patch_size).size + encoded.text_length for latents in buckets]
-    largest = max(tokens) if config.training.batch_by_tokens else 0
-    plans = [
-        _plan_bucket(config, encoded, model, latents, devices, utilisation, max(1, largest // size))
-        for latents, size in zip(buckets, tokens, strict=True)
-    ]
+    plans = [_plan_bucket(config, encoded, model, latents, devices, utilisation) for latents in buckets]
     return max(plans, key=lambda plan: plan.memory.total)
 
 
 def _plan_bucket(
-    config: Config,
-    encoded: EncodedShape,
-    model: VideoDiT,
-    latents: Grid,
-    devices: Devices,
-    utilisation: float,
-    multiple: int,
+    config: Config, encoded: EncodedShape, model: VideoDiT, latents: Grid, devices: Devices, utilisation: float
 ) -> Plan:
-    """Of a bucket whose batches are this multiple of those of the largest clips."""
     tokens = token_grid(latents, config.model.patch_size)
     model.position_embedding.check_fits(tokens)
     sharing = config.training.sequence_parallel
     micro_batch = micro_batch_size(config, devices.count)
     micro_batches = config.training.batch_size * sharing // (micro_batch * devices.count)
-    micro_batch *= multiple
     flops = step_flops(model, tokens, encoded.text_length, config.diffusion.per_frame_noise)
     parameters = {
         "blocks": _count(model.backbone),
@@ -258,45 +247,44 @@ def changes_that_fit(
 
 _Candidate = tuple[str, str, Config, Devices]
 
+_AGAIN = "computes again"
+"""A price whose share of operations is still to be told."""
+
 
 def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidate]]:
     """Of each kind, candidates from small to large: what, its price in words, the config and the devices."""
     config, model, training = plan.config, plan.config.model, plan.config.training
     length = plan.tokens.size + plan.text_length
 
-    def with_model(key: str, value: int) -> tuple[str, str, Config, Devices]:
-        return f"model.{key}={value}", "computes again", with_changes(config, "model", {key: value}), devices
+    def with_key(name: str, value: int | str, price: str) -> _Candidate:
+        table, key = name.split(".")
+        return f"{name}={value}", price, with_changes(config, table, {key: value}), devices
 
     depths = sorted({ceil(model.depth / 2), model.depth})
-    yield (with_model("recompute_blocks", depth) for depth in depths if depth > model.recompute_blocks)
+    yield (with_key("model.recompute_blocks", depth, _AGAIN) for depth in depths if depth > model.recompute_blocks)
     shortest = min(model.feed_forward_chunk_size or length, length)
     chunks = sorted({size for size in (length // 4, length // 16) if 0 < size < shortest}, reverse=True)
-    yield (with_model("feed_forward_chunk_size", size) for size in chunks)
+    yield (with_key("model.feed_forward_chunk_size", size, _AGAIN) for size in chunks)
     smaller = [size for size in range(plan.micro_batch - 1, 0, -1) if plan.micro_batch % size == 0]
+    samples = plan.micro_batches * plan.micro_batch
     yield (
-        (
-            f"training.micro_batch_size={size}",
-            f"{plan.micro_batches * plan.micro_batch // size} forward passes a step, one after another",
-            with_changes(config, "training", {"micro_batch_size": size}),
-            devices,
-        )
+        with_key("training.micro_batch_size", size, f"{samples // size} forward passes a step, one after another")
         for size in smaller
     )
     highest = 2 if training.optimizer == "muon" else 3
     stages = range(training.zero_stage + 1, highest + 1) if devices.count > 1 else range(0)
     more = {1: "", 2: "", 3: "gathers the weights in each pass: about half as much again to send"}
     yield (
-        (f"training.zero_stage={stage}", more[stage], with_changes(config, "training", {"zero_stage": stage}), devices)
+        with_key("training.zero_stage", stage, more[stage])
         for stage in stages
         if "stage" not in config.deepspeed.get("zero_optimization", {})
     )
     sharers = [training.sequence_parallel * 2**power for power in range(1, 5)]
     yield (
-        (
-            f"training.sequence_parallel={sharing}",
+        with_key(
+            "training.sequence_parallel",
+            sharing,
             f"{sharing} devices to a clip: fewer clips at a time, and tokens sent twice in each block",
-            with_changes(config, "training", {"sequence_parallel": sharing}),
-            devices,
         )
         for sharing in sharers
         if sharing <= devices.count
@@ -307,22 +295,18 @@ def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidat
         for count in counts
         if count <= training.batch_size
     )
-    offloads = []
     if training.zero_stage >= 1 and training.offload_optimizer == "none" and training.optimizer == "adamw":
-        offloads.append(
-            ("optimizer", "the optimizer's step on the CPU, and gradients and weights over the bus each step")
-        )
+        price = "the optimizer's step on the CPU, and gradients and weights over the bus each step"
+        yield iter([with_key("training.offload_optimizer", "cpu", price)])
     if training.zero_stage == 3 and training.offload_parameters == "none":
-        offloads.append(("parameters", "weights over the bus in each pass, and their averages on the CPU"))
-    for what, price in offloads:
-        key = f"offload_{what}"
-        yield iter([(f"training.{key}=cpu", price, with_changes(config, "training", {key: "cpu"}), devices)])
+        price = "weights over the bus in each pass, and their averages on the CPU"
+        yield iter([with_key("training.offload_parameters", "cpu", price)])
 
 
 def _price(price: str, before: Plan, after: Plan) -> str:
     """In words, with the share of operations where these change."""
     ratio = _operations(after) / _operations(before)
-    return f"{ratio - 1:+.0%} operations" if price == "computes again" else price or "none to speak of"
+    return f"{ratio - 1:+.0%} operations" if price == _AGAIN else price or "none to speak of"
 
 
 def _operations(plan: Plan) -> int:
