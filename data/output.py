@@ -93,20 +93,20 @@ class LocalNote:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = _open_new(path, os.O_RDWR)
+            self._file = os.fdopen(_open_new(path, os.O_RDWR), "r+b", buffering=0)
         except OSError as error:
             raise _unwritten(str(path), error) from error
-        self._size = os.fstat(self._file).st_size
+        self._size = os.fstat(self._file.fileno()).st_size
 
     def write(self, content: bytes) -> None:
         self._size = max(self._size, len(content))
         try:
-            os.pwrite(self._file, content.ljust(self._size), 0)
+            os.pwrite(self._file.fileno(), content.ljust(self._size), 0)
         except OSError as error:
             raise _unwritten(str(self._path), error) from error
 
     def delete(self) -> None:
-        os.close(self._file)
+        self._file.close()
         self._path.unlink(missing_ok=True)
 
 
