@@ -93,12 +93,10 @@ class LocalNote:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            self._file = path.open("r+b", buffering=0)
+            self._file = os.fdopen(_open_new(path, os.O_RDWR), "r+b", buffering=0)
         except OSError as error:
             raise _unwritten(str(path), error) from error
-        self._size = path.stat().st_size
+        self._size = os.fstat(self._file.fileno()).st_size
 
     def write(self, content: bytes) -> None:
         self._size = max(self._size, len(content))
@@ -110,6 +108,15 @@ class LocalNote:
     def delete(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _open_new(path: Path, access: int) -> int:
+    """A descriptor of the file, which is made where it is not there, and its folders too."""
+    try:
+        return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 class LocalOutput:
@@ -131,8 +138,7 @@ class LocalOutput:
         path = self.path / name
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with open(_open_new(temporary, os.O_WRONLY), "wb") as file:
                 file.write(content)
                 if durable:
                     file.flush()

@@ -159,10 +159,10 @@ class Preprocessing:
                 return dropped
         if dropped := drop_video(info, config.filters):
             return dropped
-        if info.duration is None:
+        if not info.knows_length:
             return None
         clips = whole(entry.id, info, config.shots, self._lengths)
-        found = choose_bucket(grids, info.size, clips[0].seconds if clips else info.duration, config)
+        found = choose_bucket(grids, info.size, clips[0].seconds if clips else info.duration or 0.0, config)
         return found if isinstance(found, Drop) else None
 
     def plan(self) -> None:
@@ -177,7 +177,7 @@ class Preprocessing:
         entries = []
         for entry in self._remaining():
             assert entry.info is not None
-            if looks or entry.info.duration is None:
+            if looks or not entry.info.knows_length:
                 entries.append(entry)
             else:
                 self._add_whole(entry)

@@ -25,9 +25,17 @@ COLOR_RANGES: dict[int, Literal["limited", "full"]] = {1: "limited", 2: "full"}
 
 MICROSECOND = 1e-6
 
+_OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
+"""Of av.open: no file names others, on the network or, as image%03d.jpg would, beside it."""
+
 
 class VideoError(UserError):
     """A file that is no readable video; the message says why."""
+
+
+def is_image(format_name: str) -> bool:
+    """Whether FFmpeg's name of a format is of one for pictures."""
+    return format_name == "image2" or format_name.endswith("_pipe")
 
 
 class Stream(NamedTuple):
@@ -44,7 +52,7 @@ class VideoInfo(NamedTuple):
     Sizes are (height, width). `coded_size` is of the pixels in the file; `size` is what a player shows: square pixels,
     turned by `quarter_turns` counter-clockwise, after `mirrored` has swapped left and right.
     Times are in seconds. `start` is the file's timestamp of the first frame; elsewhere in this package time counts from
-    there. `duration` and `num_frames` are what the header says; None when it says nothing.
+    there. `duration` and `num_frames` are what the header says; None when it says nothing. An image has no duration.
     `tick` is the unit of the timestamps.
     """
 
@@ -67,6 +75,16 @@ class VideoInfo(NamedTuple):
     pixel_format: str
     bit_depth: int
     color_range: Literal["limited", "full"] | None
+
+    @property
+    def is_image(self) -> bool:
+        """A file of one picture."""
+        return is_image(self.format)
+
+    @property
+    def knows_length(self) -> bool:
+        """Whether it is known how long it shows, or that it shows one picture."""
+        return self.duration is not None or self.is_image
 
     @property
     def lateness(self) -> float:
@@ -142,7 +160,7 @@ def open_video(path: Path, index: int | None = None) -> Iterator[tuple[InputCont
     """
     _check_file(path)
     try:
-        with av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+        with av.open(f"file:{path}", metadata_errors="ignore", options=_OPTIONS) as container:
             if container.format.name in PLAYLISTS:
                 raise VideoError(f"is a list of other files ({container.format.name}), not a video")
             yield container, _video_stream(container) if index is None else container.streams[index]
@@ -194,6 +212,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 def _length(path: Path, container: InputContainer, stream: VideoStream) -> tuple[float | None, int | None]:
     """Seconds and number of frames: by the header, or by counting packets where it says nothing of the duration."""
+    if is_image(container.format.name):
+        return None, 1
     if stream.duration is not None:
         return float(stream.duration * stream.time_base), stream.frames or None
     if container.duration is not None:
@@ -218,9 +238,13 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     """Quarter turns counter-clockwise, after mirroring; to the nearest one.
 
-    FFmpeg's display matrix (a, b, u; c, d, v; ...) takes (x, y) to (a x + c y, b x + d y), y downwards.
+    FFmpeg's display matrix (a, b, u; c, d, v; ...) takes (x, y) to (a x + c y, b x + d y), y downwards. Beside
+    EXIF, which pictures have, PyAV tells the angle alone.
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        return round(frame.rotation / 90) % 4, False
     if side_data is None:
         return 0, False
     a, b, _, c, d = (int(entry) for entry in np.frombuffer(bytes(side_data), dtype=np.int32)[:5])

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -100,7 +100,7 @@ def shard_of(samples: Iterable[StoredSample], bucket: str) -> tuple[memoryview, 
     file, count = io.BytesIO(), 0  # which grows without copying, unlike Arrow's
     with pa.ipc.new_file(file, _SCHEMA) as writer:
         for sample in samples:
-            writer.write_batch(pa.RecordBatch.from_pylist([_row(sample)], schema=_SCHEMA))
+            writer.write_batch(_batch(sample))
             count += 1
     content = file.getbuffer()
     return content, ShardInfo(count, bucket, len(content), checksum([content]))
@@ -146,25 +146,41 @@ class ShardReader:
         return StoredSample(columns["id"].as_py(), captions, weights, latents, std, text, info, _cut(columns))
 
 
-def _row(sample: StoredSample) -> dict[str, Any]:
+def _batch(sample: StoredSample) -> pa.RecordBatch:
+    """Of one row. The tensors are not copied."""
     latents, std, cut = sample.latents, sample.latents_std, sample.cut
-    return {
+    tensors = {
+        "latents": None if latents is None else _bytes(latents),
+        "latents_std": None if std is None else _bytes(std),
+        "embeds": _bytes(sample.text.embeds),
+        "mask": memoryview(sample.text.mask.numpy()).cast("B"),
+        "pooled": _bytes(sample.text.pooled),
+    }
+    others = {
         "id": sample.id,
         "captions": list(sample.captions),
         "weights": list(sample.weights),
         "latents_shape": None if latents is None else list(latents.shape),
         "embeds_shape": list(sample.text.embeds.shape),
         **{name: value.tolist() for name, value in sample.clip._asdict().items()},
-        "latents": None if latents is None else _bytes(latents),
-        "latents_std": None if std is None else _bytes(std),
-        "embeds": _bytes(sample.text.embeds),
-        "mask": sample.text.mask.numpy().tobytes(),
-        "pooled": _bytes(sample.text.pooled),
         "location": cut and os.fsencode(cut.place.location),  # not each file's name is UTF-8
         "bytes": cut and cut.place.size,
         "offset": cut and cut.place.offset,
         "start": cut and cut.start,
     }
+    columns = [
+        _one_binary(tensors[field.name]) if field.name in tensors else pa.array([others[field.name]], field.type)
+        for field in _SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _one_binary(value: memoryview | None) -> pa.Array:
+    """An array of this value. Made of it by `pa.array`, PyArrow would keep the value's memory for good."""
+    if value is None:
+        return pa.nulls(1, pa.binary())
+    offsets = np.array([0, len(value)], np.int32)
+    return pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(value)])
 
 
 def _cut(columns: dict[str, pa.Scalar]) -> Cut | None:

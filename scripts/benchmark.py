@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
 from preprocess_jobs import default_workers
 from preprocess_speed import PARTS, measure_preprocess
+from train_speed import TRAIN_PARTS, WARM_UPS, measure_training, training_table
 from work_time import preprocess_table
 
 from data.decoders import DECODERS
@@ -109,6 +111,23 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
     add("--num-workers", type=int, default=0, help="as training.num_workers")
     add("--repeats", type=positive_int, default=10, help="steps of the model")
     loading.set_defaults(benchmark=benchmark_loading)
+
+    train = commands.add_parser(
+        "train",
+        help="training against a plain loop around the transformer of diffusers, and what checkpoints cost",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = train.add_argument
+    add("shards", type=Path, metavar="SHARDS", help="folder of shards of latents")
+    add("--config", type=Path, default=Path("configs/quickstart.toml"), help="of the run; the optimizer is AdamW")
+    add("--out", type=Path, default=Path("benchmarks/train"), help="folder for train.json")
+    add("--parts", nargs="+", choices=TRAIN_PARTS, default=list(TRAIN_PARTS), help="what to measure")
+    add("--ranks", nargs="+", type=positive_int, default=[1, 2], help="numbers of ranks")
+    add("--zero-stages", nargs="+", type=int, choices=range(4), default=list(range(4)), help="of each number of ranks")
+    add("--steps", type=positive_int, default=30, help=f"of each measurement; the first {WARM_UPS} are not counted")
+    add("--repeats", type=positive_int, default=3, help="measurements of each side, in turns")
+    add("--overrides", nargs="+", default=[], metavar="table.key=value", help="override keys of the config")
+    train.set_defaults(benchmark=benchmark_train)
     return parser.parse_args()
 
 
@@ -150,6 +169,18 @@ def benchmark_loading(args: argparse.Namespace, device: torch.device) -> None:
     result = {"machine": machine(device), "versions": {"torch": torch.__version__}, **result}
     write_atomically(args.out / "loading.json", json.dumps(result, indent=2) + "\n")
     print(args.out / "loading.json")
+
+
+def benchmark_train(args: argparse.Namespace, device: torch.device) -> None:
+    if args.steps <= WARM_UPS:
+        raise UserError(f"--steps is {args.steps}, and the first {WARM_UPS} are not counted: use more")
+    result = measure_training(args)
+    print(training_table(result), end="\n\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    versions = {name: version(name) for name in ("torch", "deepspeed", "diffusers")}
+    result = {"machine": machine(device), "versions": versions, **result}
+    write_atomically(args.out / "train.json", json.dumps(result, indent=2) + "\n")
+    print(args.out / "train.json")
 
 
 def machine(device: torch.device) -> dict[str, object]:

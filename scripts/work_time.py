@@ -75,9 +75,16 @@ def speed_row(part: str, work: str, counts: dict[str, int], taken: dict[str, lis
             for name, seconds in wall.items()
         },
         "against": {
-            name: {"wall": compare(wall[name], wall[ours]), "cpu": compare(cpu[name], cpu[ours])} for name in others
+            name: {"wall": compare_speeds(wall[ours], wall[name]), "cpu": compare_speeds(cpu[ours], cpu[name])}
+            for name in others
         },
     }
+
+
+def compare_speeds(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """As `compare` does with seconds, but the ratios are of speeds: more than 1 is faster."""
+    inverse = compare(theirs, ours)
+    return compare(ours, theirs) | {name: inverse[name] for name in ("ratio", "ratio_min", "ratio_max")}
 
 
 def preprocess_table(rows: list[dict[str, Any]]) -> str:

@@ -30,10 +30,10 @@ _QUIET = {
 }
 """What Dask's processes do beside the work, and nobody looks at: a twentieth of a processor."""
 
-AHEAD = 4
+AHEAD = 2
 """Tasks that are handed to the scheduler for each worker."""
 
-MAX_UNITS, TASK_SECONDS = 16, 0.5
+MAX_UNITS, TASK_SECONDS = 64, 2.0
 """Short units are handed over several at a time, as a task itself takes milliseconds: as many as take so long, and
 fewer towards the end, so that all workers are busy."""
 
@@ -134,7 +134,7 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
             n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
             dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any port: None is 8787, warning
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, direct_to_workers=True) as client,
     ):  # fmt: skip
         if num_gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))

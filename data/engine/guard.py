@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 from data.output import OutputFolder
@@ -121,7 +121,7 @@ class WatchingGuard(Guard):
         self._write()
 
     def _write(self) -> None:
-        self._note.write(json.dumps(asdict(self._attempts)).encode())
+        self._note.write(json.dumps(vars(self._attempts)).encode())
 
 
 class _Deadline:

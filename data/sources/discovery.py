@@ -17,6 +17,7 @@ from video_dit.errors import UserError
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif", ".ogv", ".3gp")
 )
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 TAR_SUFFIX = ".tar"
 
 
@@ -48,7 +49,8 @@ def discover(source: str | Path, config: DataConfig) -> tuple[list[Video], list[
     """The videos of a folder, a manifest or a tar, in the order of their ids, and what cannot be one.
 
     A folder with a file named manifest.jsonl, .csv or .parquet is read through it; any other is searched at all depths
-    for videos and tars. A caption is in the manifest, or else beside the video: in a .json or a .txt of the same name.
+    for videos and tars, and with `data.images` for images. A caption is in the manifest, or else beside the video: in a
+    .json or a .txt of the same name.
 
     Args:
         source: a path, or a URL that fsspec reads, such as s3://BUCKET/FOLDER.
@@ -78,7 +80,10 @@ def discover(source: str | Path, config: DataConfig) -> tuple[list[Video], list[
     else:
         found.add_manifest(posixpath.join(root, manifest))
     if not found.videos and not found.dropped:
-        raise UserError(f"{source} holds no video: files ending in {', '.join(sorted(VIDEO_SUFFIXES))} are taken")
+        images = "" if config.images else f"; with data.images=true also {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise UserError(
+            f"{source} holds no video: files ending in {', '.join(sorted(VIDEO_SUFFIXES))} are taken{images}"
+        )
     return sorted(found.videos.values(), key=lambda video: video.id), found.dropped
 
 
@@ -91,6 +96,7 @@ class _Discovery:
     def __init__(self, storage: Storage, config: DataConfig) -> None:
         self.storage = storage
         self.config = config
+        self.suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if config.images else VIDEO_SUFFIXES
         self.videos: dict[str, Video] = {}
         self.dropped: list[Dropped] = []
 
@@ -107,7 +113,7 @@ class _Discovery:
     def add_folder(self) -> None:
         for name, problem in self.storage.names():
             suffix = posixpath.splitext(name)[1].lower()
-            taken = suffix in VIDEO_SUFFIXES or suffix == TAR_SUFFIX
+            taken = suffix in self.suffixes or suffix == TAR_SUFFIX
             if problem and (taken or problem != IS_FOLDER):
                 self.drop(name, problem)
             elif suffix == TAR_SUFFIX:
@@ -175,7 +181,7 @@ class _Discovery:
             return
         tar_id = self.storage.id_of(name)
         for key, members in tar.groups().items():
-            videos = [member for member in members if posixpath.splitext(member.name)[1].lower() in VIDEO_SUFFIXES]
+            videos = [member for member in members if posixpath.splitext(member.name)[1].lower() in self.suffixes]
             for video in videos:
                 self._add_member(tar_id, video.name, video.place, tar)
             if not videos:

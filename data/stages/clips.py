@@ -48,7 +48,8 @@ def cut(video: str, scan: Scan, info: VideoInfo, config: ShotsConfig, lengths: L
     """The clips of a video that was scanned, in order.
 
     In a shot, each begins a stride after the one before it, or where that ends. What is left of a shot is a clip too,
-    unless it has fewer frames than the shortest. All frames of a clip show within its shot.
+    unless it has fewer frames than the shortest. All frames of a clip show within its shot. An image is a clip of one
+    frame.
 
     Args:
         video: its id.
@@ -56,7 +57,7 @@ def cut(video: str, scan: Scan, info: VideoInfo, config: ShotsConfig, lengths: L
     """
     clips: list[Clip] = []
     for shot, (begin, end) in enumerate(scan.shots.tolist()):
-        for start, num_frames in _pieces(begin, end, info.lateness, config, lengths):
+        for start, num_frames in _pieces(begin, end, info, config, lengths):
             last = start + (num_frames - 1) / lengths.fps
             first, stop = _pictures(scan.seconds, begin, start + info.lateness, last + info.lateness)
             scores, hashes = _scores(scan, first, stop), _hashes(scan, first, stop)
@@ -69,7 +70,7 @@ def whole(video: str, info: VideoInfo, config: ShotsConfig, lengths: Lengths) ->
 
     None where the header does not say how long.
     """
-    pieces = _pieces(0.0, info.duration or 0.0, info.lateness, config, lengths)
+    pieces = _pieces(0.0, info.duration or 0.0, info, config, lengths)
     return [
         Clip(f"{video}#{index}", start, num_frames / lengths.fps, 0, {}, ())
         for index, (start, num_frames) in enumerate(pieces)
@@ -77,10 +78,14 @@ def whole(video: str, info: VideoInfo, config: ShotsConfig, lengths: Lengths) ->
 
 
 def _pieces(
-    begin: float, end: float, lateness: float, config: ShotsConfig, lengths: Lengths
+    begin: float, end: float, info: VideoInfo, config: ShotsConfig, lengths: Lengths
 ) -> Iterator[tuple[float, int]]:
     """The start and the number of frames of each clip of a shot; frames that are late show before its end too."""
     fps, longest, shortest = lengths
+    lateness = info.lateness
+    if info.is_image:
+        yield from [(begin, 1)] if shortest == 1 else []
+        return
     if end - begin < config.min_seconds - lateness:
         return
     for number in count():

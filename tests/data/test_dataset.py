@@ -1,10 +1,12 @@
 import hashlib
 import json
 import pickle
+import weakref
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -13,7 +15,7 @@ from preprocessed import write_shard
 from data.dataset import ClipDataset, load_batches, load_once
 from data.dataset_info import DatasetInfo, verify
 from data.order import Position, Schedule, micro_batch_positions
-from data.shards import ShardReader
+from data.shards import ShardReader, shard_of
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape, TextCondition
 from video_dit.encoders import build_autoencoder, build_text_encoder
@@ -212,3 +214,14 @@ def test_shards_of_another_version_are_refused(tiny_shards: Path, tmp_path: Path
         writer.write_table(table)
     with pytest.raises(UserError, match=r"old.arrow has no crop, fps, .* preprocess with --overwrite"):
         ShardReader(tmp_path / "old.arrow")
+
+
+def test_a_shard_that_is_made_keeps_no_memory_of_its_samples(tiny_shards: Path) -> None:
+    sample = next(iter(ShardReader(min(tiny_shards.glob("shard-*.arrow")))))
+    memory = np.ones(sample.latents.shape, np.int16)
+    own = sample._replace(latents=torch.from_numpy(memory).view(torch.bfloat16))
+    content, info = shard_of([own], "bucket")
+    assert (info.clips, memory.tobytes() in bytes(content)) == (1, True)
+    memory = weakref.ref(memory)
+    del own
+    assert memory() is None

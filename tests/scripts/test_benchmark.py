@@ -5,6 +5,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import model_memory
 import pytest
@@ -16,16 +17,20 @@ from model_inputs import near_square
 from model_memory import peak_memory, tokens_within
 from model_speed import WARM_UPS, compare, count_flops, in_turns, kernels_share
 from PIL import Image
+from plain_loop import first_batches, loop, our_model, sd3
 from plain_pyav import Threads, decode_all, decode_and_resize, frame_times
-from torch import nn
+from torch import Tensor, nn
+from train_speed import MEASURED_STALLS, PLAIN, STEPS_BETWEEN, THEIRS, stalls, training_table
 from video_files import B_FRAMES, write_video
 from work_time import Taken, cpu_seconds, preprocess_table, speed_row
 
+from data.dataset import ClipDataset
 from data.probe import probe
-from video_dit.config import DataConfig, ModelConfig
+from video_dit.config import DataConfig, ModelConfig, load_config
 from video_dit.models.context import Context
 from video_dit.models.joint_blocks import JointTransformerBlock
 from video_dit.ops.normalization import Conditioning
+from video_dit.shapes import token_grid
 
 
 def test_ratios_are_of_medians_with_the_spread_of_the_rounds() -> None:
@@ -152,6 +157,7 @@ def test_speeds_are_those_of_medians_and_ratios_those_of_the_first_to_the_others
     assert row["per_second"] == {"ours": {"videos": 1.5, "frames": 5}, "theirs": {"videos": 3, "frames": 10}}
     against = row["against"]["theirs"]
     assert (against["wall"]["ratio"], against["cpu"]["ratio"]) == (0.5, 2)
+    assert (against["wall"]["ours_seconds"], against["wall"]["theirs_median"]) == ([2, 2, 9], 1)
     assert "0.50" in preprocess_table([row])
 
 
@@ -195,3 +201,71 @@ def test_a_tiny_run_writes_its_results(tmp_path: Path) -> None:
     assert [row["work"] for row in results["speed"]["rows"]] == ["training", "inference"]
     assert all(row["relative_error"] < 1e-5 for row in results["speed"]["rows"])
     assert all(0 < row["floor"] < 1 for row in results["speed"]["rows"])
+
+
+def test_the_plain_loop_s_transformer_of_diffusers_works_on_the_same_tokens(tiny_shards: Path) -> None:
+    """It has as many tokens and about as many weights; if it gave back what it gets, so would `predict`."""
+    pytest.importorskip("diffusers")
+    dataset = ClipDataset(tiny_shards, seed=0)
+    keys = ["model.patch_size=[2, 4, 4]", "model.hidden_size=64", "model.depth=2", "model.num_heads=2"]
+    config, encoded = load_config(None, keys, fixed=dataset.info.tables), dataset.info.encoded
+    torch.manual_seed(0)
+    (batch,) = first_batches(dataset, 4)[:1]
+    theirs, predict = sd3(config, encoded)
+    ours, _ = our_model(config, encoded)
+    tokens = []
+    theirs.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: tokens.append(kwargs["hidden_states"].shape[1]), with_kwargs=True
+    )
+    assert predict(batch.latents, torch.rand(4, 1), batch.text).shape == batch.latents.shape
+    assert tokens == [token_grid(encoded.grid, config.model.patch_size).size]
+    sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    theirs.forward = lambda image, *_, **__: (image,)
+    assert torch.equal(predict(batch.latents, torch.rand(4, 1), batch.text), batch.latents)
+
+
+def test_the_plain_loop_learns(tiny_shards: Path) -> None:
+    """Of one batch again and again: the loss goes down, so that what is measured is training."""
+    dataset = ClipDataset(tiny_shards, seed=0)
+    keys = ["model.hidden_size=32", "model.depth=1", "model.num_heads=2", "model.patch_size=[2, 8, 8]"]
+    config = load_config(None, [*keys, "training.learning_rate=0.01"], fixed=dataset.info.tables)
+    model, predict = our_model(config, dataset.info.encoded)
+    outputs = []
+
+    def remembered(*args: Any) -> Tensor:
+        outputs.append(predict(*args))
+        return outputs[-1]
+
+    (batch,) = first_batches(dataset, 4)[:1]
+    seconds = [*loop(model, remembered, [batch] * 20, config, torch.device("cpu"))]
+    assert len(seconds) == 20
+    assert min(seconds) > 0
+    assert outputs[-1].square().mean() > 2 * outputs[0].square().mean()
+
+
+def test_a_checkpoint_costs_its_pause_and_what_it_slows_down() -> None:
+    """Steps of 0.1 s; of every twelve the first has waited 0.05 s for a checkpoint, and takes 0.02 s longer."""
+
+    class Runs:
+        def rows(self, _: int, *__: str) -> list[dict[str, float]]:
+            first, other = {"step_seconds": 0.12, "paused_seconds": 0.05}, {"step_seconds": 0.1, "paused_seconds": 0.0}
+            return ([first] + [other] * (STEPS_BETWEEN - 1)) * (MEASURED_STALLS + 1)
+
+    result = stalls(Runs())
+    assert result["seconds"] == pytest.approx([0.07] * MEASURED_STALLS)
+    assert "0.70 steps (0.70 to 0.70, 6 checkpoints)" in training_table({"checkpoints": result})
+
+
+@pytest.mark.slow
+def test_training_is_measured_in_turns(tiny_shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    (tmp_path / "tiny.toml").write_text("[model]\npatch_size = [2, 4, 4]\nhidden_size = 64\ndepth = 1\nnum_heads = 2\n")
+    scope = ("--parts", "steps", "--ranks", 1, "--zero-stages", 2, "--steps", 8, "--repeats", 1)
+    paths = ("--config", tmp_path / "tiny.toml", "--out", tmp_path / "out")
+    result = run_script("benchmark.py", "train", tiny_shards, *paths, *scope, "--overrides", "training.batch_size=4")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "out" / "train.json").read_text())["steps"]
+    assert [row["side"] for row in rows] == [THEIRS, PLAIN, "train.py, 1 rank, ZeRO 2"]
+    assert all(row["seconds"] > 0 and row["peak_memory"] > 1e8 for row in rows)
+    assert rows[0]["against"][THEIRS]["ratio"] == 1

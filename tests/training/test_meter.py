@@ -50,9 +50,9 @@ def test_what_went_through_in_which_time(tiny_config: Config, monkeypatch: pytes
     with meter.paused():
         clock.now += 50.0
     flops = step_flops(model, Grid(2, 2, 2), 5).model
-    assert meter.lap() == Speed(5.0, 1.0, clips=12, tokens=12 * (8 + 8), flops=12 * flops)
+    assert meter.lap() == Speed(5.0, 1.0, paused=50.0, clips=12, tokens=12 * (8 + 8), flops=12 * flops)
     clock.now += 1.0
-    assert meter.lap() == Speed(1.0, 0.0, 0, 0, 0)
+    assert meter.lap() == Speed(1.0, 0.0, 0.0, 0, 0, 0)
 
 
 def test_the_peak_is_the_table_s_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ ROWS = [
     StepRow(math.nan, torch.tensor(math.inf), False),
     StepRow(0.25, torch.tensor(4.0), True),
 ]
-SPEED = Speed(seconds=6.0, waited=0.75, clips=96, tokens=12_000, flops=9 * 10**12)
+SPEED = Speed(seconds=6.0, waited=0.75, paused=2.5, clips=96, tokens=12_000, flops=9 * 10**12)
 
 
 def log_all(progress: Progress, clip: SampleClip) -> None:
@@ -68,7 +68,7 @@ def test_one_line_and_a_row_for_each_step(run: RunFolder, clip: SampleClip, caps
     assert rows[2] == {
         "step": 13, "loss": 0.25, "gradient_norm": 4.0, "loss_by_t": [0.375] + [None] * 8, "learning_rate": 1e-3,
         "step_seconds": 2.0, "tokens_per_second": 2000.0, "clips_per_second": 16.0, "flops_per_second": 1.5e12,
-        "data_wait": 0.125, "mfu": 0.15, "peak_memory": 3 * 2**29,
+        "data_wait": 0.125, "paused_seconds": 2.5, "mfu": 0.15, "peak_memory": 3 * 2**29,
     }  # fmt: skip
 
 

@@ -68,6 +68,11 @@ class DataConfig(Table):
     missing_caption: Literal["empty", "drop"] = Field(
         "empty", description="a video without a caption gets an empty one, or is dropped"
     )
+    images: bool = Field(
+        False,
+        description="take the images of folders and tars too, each as a clip of one frame, for which "
+        "buckets.num_frames needs a 1; those that a manifest names are always taken",
+    )
     decoder: Literal["auto", "pyav", "decord", "torchcodec"] = Field(
         "auto",
         description="auto: the fastest that is right, which is pyav for all files that we measured; decord and "

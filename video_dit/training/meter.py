@@ -21,12 +21,14 @@ class Speed(NamedTuple):
     """
     seconds: that training took, without what was `paused`.
     waited: of these, those spent waiting for data.
+    paused: beside these, those spent on what was `paused`.
     clips, tokens: that went through it on all ranks; tokens of video and text, padding among them.
     flops: of their forward and backward passes, as MFU counts them.
     """
 
     seconds: float
     waited: float
+    paused: float
     clips: int
     tokens: int
     flops: int
@@ -49,7 +51,7 @@ class Meter:
 
     def _begin(self) -> None:
         self._start = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._paused = 0.0
         self._clips = self._tokens = self._operations = 0
 
     def batches(self, source: Iterator[Batch]) -> Iterator[Batch]:
@@ -73,12 +75,12 @@ class Meter:
         """What is done meanwhile is not training."""
         start = time.perf_counter()
         yield
-        self._start += time.perf_counter() - start
+        self._paused += time.perf_counter() - start
 
     def lap(self) -> Speed:
         """Since the last lap."""
-        seconds = time.perf_counter() - self._start
-        speed = Speed(seconds, self._waited, self._clips, self._tokens, self._operations)
+        seconds = time.perf_counter() - self._start - self._paused
+        speed = Speed(seconds, self._waited, self._paused, self._clips, self._tokens, self._operations)
         self._begin()
         return speed
 

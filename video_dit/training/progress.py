@@ -99,6 +99,7 @@ class Progress:
             "clips_per_second": speed.clips / speed.seconds,
             "flops_per_second": speed.flops / speed.seconds,
             "data_wait": speed.waited / speed.seconds,
+            "paused_seconds": speed.paused,
         }
         if self._peak_flops is not None:
             figures["mfu"] = figures["flops_per_second"] / self._peak_flops
