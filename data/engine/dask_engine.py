@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
@@ -76,20 +76,26 @@ class DaskEngine:
                     indices[future.key] = task
                     running.add(future)
                 future, answer = next(running)
-                if future.status != "finished":
+                if not isinstance(answer, Done):  # what sys.exc_info gives
                     raise answer[1].with_traceback(answer[2])
-                found, seconds = answer
-                num_units = max(1, min(MAX_UNITS, int(TASK_SECONDS / seconds * len(found))))
-                yield from zip(indices.pop(future.key), found, strict=True)
+                num_units = max(1, min(MAX_UNITS, int(TASK_SECONDS / answer.seconds * len(answer.results))))
+                yield from zip(indices.pop(future.key), answer.results, strict=True)
         finally:
             running.clear()
 
 
-def run_units(units: Sequence[Unit], results: OutputFolder, run: str, time_limit: float) -> tuple[list[bytes], float]:
-    """In a worker: the results, and the seconds that they took."""
+class Done(NamedTuple):
+    """The results of the units of a task, and the seconds that they took."""
+
+    results: list[bytes]
+    seconds: float
+
+
+def run_units(units: Sequence[Unit], results: OutputFolder, run: str, time_limit: float) -> Done:
+    """In a worker."""
     start = time.perf_counter()
     found = [run_unit(unit, results, run, time_limit) for unit in units]
-    return found, time.perf_counter() - start
+    return Done(found, time.perf_counter() - start)
 
 
 def run_unit(unit: Unit, results: OutputFolder, run: str, time_limit: float) -> bytes:
