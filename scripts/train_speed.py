@@ -84,7 +84,7 @@ class Runs:
         """What a run says of each of its steps."""
         self._number += 1
         run = RunFolder(self._folder / str(self._number))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "--"]
         program = [SCRIPTS / "train.py", "--data", self._args.shards, "--run", run.path]
         _output([*launcher, *program, *self._keys, "training.log_every=1", *keys])
         return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
@@ -100,7 +100,7 @@ def _output(command: Sequence[object]) -> str:
 def steps_table(args: argparse.Namespace, runs: Runs) -> list[dict[str, Any]]:
     """A row for each side, of the medians of the rounds."""
     sides = [*product(args.ranks, args.zero_stages)]
-    plain: dict[str, list[Taken]] = {PLAIN: [], THEIRS: []}
+    plain: dict[str, list[Taken]] = {THEIRS: [], PLAIN: []}
     ours: dict[tuple[int, int], list[Taken]] = {side: [] for side in sides}
     for number in range(1, args.repeats + 1):
         say(f"round {number} of {args.repeats}")
