@@ -7,4 +7,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-pytest "$@"
+OMP_NUM_THREADS=1 pytest -n auto --dist loadfile "$@"
