@@ -23,13 +23,13 @@ from video_dit.contracts import Batch
 from video_dit.encoders import build_autoencoder
 from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
-from video_dit.models import build_model
+from video_dit.models import VideoDiT, build_model
 from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.shapes import token_grid
-from video_dit.training.agreement import Facts, agree, code_facts, config_facts
+from video_dit.training.agreement import Facts, agree, code_facts, config_facts, on_first_rank
 from video_dit.training.checkpoint import prepare_weights, save_frozen_weights
 from video_dit.training.deepspeed_config import check_device, deepspeed_config
-from video_dit.training.engine import lost_ranks_told, ranks, shared_store, wait_for_all, world_size
+from video_dit.training.engine import lost_ranks_told, ranks, shared_store, world_size
 from video_dit.training.loop import BatchSource, ValidationSource, train
 
 CODE = [Path(__file__).resolve().parent.parent / folder for folder in ("video_dit", "data", "scripts")]
@@ -60,14 +60,9 @@ def main() -> None:
         sizes = [grid.size + info.encoded.text_length for grid in tokens]
         multiples = batch_multiples(sizes, config.training.batch_by_tokens)
         prepare_weights(model, config, run)
+        start = partial(open_run, run, config, dataset, model, sizes, multiples)
+        on_first_rank(start, "run", shared_store(), rank)
         if rank == 0:
-            data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
-            changes = run.open(config, data, dataset.example_prompts())
-            if run.latest_checkpoint() is None:
-                save_frozen_weights(model, run)
-            describe(dataset, sizes, [config.training.batch_size * multiple for multiple in multiples])
-            for change in changes:
-                print(f"changed since this run began: {change}")
             for told in not_compared:
                 print(told)
         train(
@@ -177,19 +172,52 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
     if holds_shards(args.data):
         return args.data
     folder = args.run / "data"
-    if rank == 0:
-        from preprocess_jobs import keep_videos  # here, as Dask takes long to import and shards need none
-
-        config = load_config(args.config, args.overrides)
-        try:
-            keep_videos(args.data, folder, config)
-        except UserError as error:
-            raise UserError(
-                f"{args.data} holds no shards (it has no dataset.json): make them with scripts/preprocess.py. It "
-                f"cannot be used as videos either: {error}"
-            ) from error
-    wait_for_all()
+    on_first_rank(partial(keep, args, folder), "videos", shared_store(), rank)
     return folder
+
+
+def keep(args: argparse.Namespace, folder: Path) -> None:
+    """
+    Raises:
+        UserError: the videos cannot be used.
+    """
+    from preprocess_jobs import keep_videos  # here, as Dask takes long to import and shards need none
+
+    config = load_config(args.config, args.overrides)
+    try:
+        keep_videos(args.data, folder, config)
+    except UserError as error:
+        raise UserError(
+            f"{args.data} holds no shards (it has no dataset.json): make them with scripts/preprocess.py. It cannot be "
+            f"used as videos either: {error}"
+        ) from error
+
+
+def open_run(
+    run: RunFolder,
+    config: Config,
+    dataset: ClipDataset,
+    model: VideoDiT,
+    sizes: Sequence[int],
+    multiples: Sequence[int],
+) -> None:
+    """Makes the folder, or goes on in it, and says with what and what has changed.
+
+    Args:
+        sizes: of clips of each shape in tokens.
+        multiples: of batch_size that their batches are.
+
+    Raises:
+        UserError: the run was started with something that must stay.
+    """
+    info = dataset.info
+    data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
+    changes = run.open(config, data, dataset.example_prompts())
+    if run.latest_checkpoint() is None:
+        save_frozen_weights(model, run)
+    describe(dataset, sizes, [config.training.batch_size * multiple for multiple in multiples])
+    for change in changes:
+        print(f"changed since this run began: {change}")
 
 
 Encode = Callable[[Batch | FrameBatch], Batch]

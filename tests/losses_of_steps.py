@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from memory_of_steps import encoded_shape
 from random_inputs import random_batch
 
@@ -17,7 +18,7 @@ from video_dit.config import Config, load_config
 from video_dit.contracts import Batch, ClipInfo, EncodedShape, TextCondition
 from video_dit.models import build_model
 from video_dit.training.deepspeed_config import micro_batch_size
-from video_dit.training.engine import Engine, ranks, wait_for_all
+from video_dit.training.engine import Engine, ranks
 from video_dit.training.loss import LossFunction
 from video_dit.training.piece_files import PieceReader, write_pieces
 
@@ -34,7 +35,7 @@ def losses_of_run(config: Config, folder: Path) -> list[float]:
     losses = list(steps(engine, config, encoded, batch))
     write_pieces(folder, engine.rank, engine.copy_of_pieces())
     counters = engine.counters()
-    wait_for_all()
+    dist.barrier()
     engine = fresh_engine(config, encoded)
     engine.load(PieceReader(folder).read, counters)
     return losses + list(steps(engine, config, encoded, batch))

@@ -1,16 +1,18 @@
 """That ranks which would not compute the same run do not start it, and that one message says why."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import TINY
-from launch import start_ranks
+from launch import start_ranks, train
 from torch.distributed import HashStore
 
 from video_dit.config import load_config
 from video_dit.errors import UserError
-from video_dit.training.agreement import Facts, agree, code_facts, config_facts
+from video_dit.training.agreement import Facts, agree, code_facts, config_facts, on_first_rank
 
 SAME = {"training.steps": 5, "data.split": None, "shape": (1, 2)}
 
@@ -57,6 +59,30 @@ def test_what_one_rank_cannot_read_is_told_to_all() -> None:
     assert outcomes(mistake, mistake) == ["/shards is not there"] * 2
 
 
+def test_all_wait_for_the_first_rank_and_hear_of_its_mistake() -> None:
+    def begin(work: Callable[[], object]) -> list[str]:
+        store = HashStore()
+
+        def start(rank: int) -> str:
+            try:
+                on_first_rank(partial(work, rank), "work", store, rank)
+            except UserError as error:
+                return str(error)
+            return "goes on"
+
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(start, (1, 2, 0)))
+
+    done = []
+    assert begin(done.append) == ["goes on"] * 3
+    assert done == [0]
+
+    def fail(rank: int) -> None:
+        raise UserError(f"rank {rank} may not write")
+
+    assert begin(fail) == ["rank 0 may not write"] * 3
+
+
 def test_every_key_counts_but_where_things_are() -> None:
     def facts(*overrides: str) -> Facts:
         return config_facts(load_config(None, overrides))
@@ -93,6 +119,18 @@ def test_two_ranks_with_different_configs_end_with_one_message(tiny_shards: Path
     assert "has training.learning_rate = 0.002, and rank 0 on " in said[0]
     assert "error" not in said[1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_that_must_go_on_otherwise_ends_all_ranks_with_one_message(tiny_shards: Path, tmp_path: Path) -> None:
+    train(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=1")
+    processes = start_ranks(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=2", "seed=1")
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "was started with seed = 0, and this is 1" in said[0]
+    assert "lost" not in said[0] + said[1]
+    assert "error" not in said[1]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from video_dit.errors import UserError
 from video_dit.run_folder import versions
 
 T = TypeVar("T")
+
+POLL = 0.1
+"""Seconds between looks at whether rank 0 is done."""
 
 Facts = Mapping[str, Any]
 """What ranks must have in common, as JSON, by the names that a user knows it by."""
@@ -70,6 +74,31 @@ def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_rank
     if problem := store.get("agreement").decode():
         raise UserError(problem)
     return mine
+
+
+def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int) -> None:
+    """Does it on rank 0, however long it takes, while the others wait.
+
+    Args:
+        work: what to do.
+        name: of it, one that no other work has.
+        store: of all ranks.
+        rank: this one.
+
+    Raises:
+        UserError: on every rank the same, which the work has raised.
+    """
+    key = f"first/{name}"
+    if rank == 0:
+        try:
+            work()
+            store.set(key, "")
+        except UserError as error:
+            store.set(key, str(error))
+    while not store.check([key]):
+        time.sleep(POLL)
+    if mistake := store.get(key).decode():
+        raise UserError(mistake)
 
 
 def _difference(who: str, facts: Facts, first: str, first_facts: Facts) -> str:

@@ -71,11 +71,6 @@ def shared_store() -> dist.Store:
     return dist.PrefixStore("video_dit", dist.distributed_c10d._get_default_store())
 
 
-def wait_for_all() -> None:
-    """Until every rank is here."""
-    dist.barrier()
-
-
 @contextmanager
 def lost_ranks_told(rank: int) -> Iterator[None]:
     """
