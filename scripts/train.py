@@ -61,7 +61,7 @@ def main() -> None:
         multiples = batch_multiples(sizes, config.training.batch_by_tokens)
         prepare_weights(model, config, run)
         start = partial(open_run, run, config, dataset, model, sizes, multiples)
-        on_first_rank(start, "run", shared_store(), rank)
+        on_first_rank(start, "run", shared_store(), rank, world_size())
         if rank == 0:
             for told in not_compared:
                 print(told)
@@ -172,7 +172,7 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
     if holds_shards(args.data):
         return args.data
     folder = args.run / "data"
-    on_first_rank(partial(keep, args, folder), "videos", shared_store(), rank)
+    on_first_rank(partial(keep, args, folder), "videos", shared_store(), rank, world_size())
     return folder
 
 

@@ -65,7 +65,7 @@ def test_all_wait_for_the_first_rank_and_hear_of_its_mistake() -> None:
 
         def start(rank: int) -> str:
             try:
-                on_first_rank(partial(work, rank), "work", store, rank)
+                on_first_rank(partial(work, rank), "work", store, rank, 3)
             except UserError as error:
                 return str(error)
             return "goes on"

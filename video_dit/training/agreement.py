@@ -17,7 +17,10 @@ from video_dit.run_folder import versions
 T = TypeVar("T")
 
 POLL = 0.1
-"""Seconds between looks at whether rank 0 is done."""
+"""Seconds between looks at what other ranks have done."""
+
+HEARING = 10.0
+"""Seconds after which a rank that has not heard why all end is taken for dead."""
 
 Facts = Mapping[str, Any]
 """What ranks must have in common, as JSON, by the names that a user knows it by."""
@@ -76,14 +79,16 @@ def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_rank
     return mine
 
 
-def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int) -> None:
+def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int, num_ranks: int) -> None:
     """Does it on rank 0, however long it takes, while the others wait.
+
+    The store ends with rank 0, so that this one does not end before the others have heard why.
 
     Args:
         work: what to do.
         name: of it, one that no other work has.
         store: of all ranks.
-        rank: this one.
+        rank, num_ranks: this one, and how many.
 
     Raises:
         UserError: on every rank the same, which the work has raised.
@@ -98,6 +103,11 @@ def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int
     while not store.check([key]):
         time.sleep(POLL)
     if mistake := store.get(key).decode():
+        heard = f"{key}/heard"
+        store.add(heard, 1)
+        end = time.monotonic() + HEARING
+        while rank == 0 and store.add(heard, 0) < num_ranks and time.monotonic() < end:
+            time.sleep(POLL)
         raise UserError(mistake)
 
 
