@@ -13,7 +13,7 @@ from torch import Tensor
 from data.video import write_mp4
 from video_dit.config import Config
 from video_dit.files import write_atomically
-from video_dit.models.weights import merge_adapters, read_weights
+from video_dit.models.weights import merge_adapters, with_frozen
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.contact_sheet import contact_sheet
 from video_dit.sampling.outputs import slug, write_gif
@@ -35,8 +35,7 @@ def sample_source(config: Config, trained_grid: Grid, run: RunFolder) -> SampleS
     def make(weights: dict[str, Tensor], step: int) -> Samples:
         prompts = prompts_of(config, run)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        frozen = read_weights(run.frozen_weights, "--run") if run.frozen_weights.exists() else {}
-        whole = merge_adapters({**frozen, **weights}, config.lora)
+        whole = merge_adapters(with_frozen(weights, run.frozen_weights, "--run"), config.lora)
         pipeline = VideoPipeline(config, whole, trained_grid, device)
         clips = pipeline(prompts, list(range(len(prompts)))).numpy()
         measures = measured(prompts, clips)

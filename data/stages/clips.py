@@ -84,7 +84,8 @@ def _pieces(
     fps, longest, shortest = lengths
     lateness = info.lateness
     if info.is_image:
-        yield from [(begin, 1)] if shortest == 1 else []
+        if shortest == 1:
+            yield begin, 1
         return
     if end - begin < config.min_seconds - lateness:
         return

@@ -45,6 +45,11 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         yield name.replace(".base_layer.", ".").replace(".default.", "."), parameter
 
 
+def trained_of(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
     """Those that are not trained, by their names; they are the model's own."""
     return {name: weight.data for name, weight in named_weights(model) if not weight.requires_grad}
@@ -62,8 +67,8 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(model: nn.Module) -> ParameterCounts:
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return ParameterCounts(sum(parameter.numel() for parameter in model.parameters()), trained)
+    everything, trained = (sum(map(nn.Parameter.numel, weights)) for weights in (model.parameters(), trained_of(model)))
+    return ParameterCounts(everything, trained)
 
 
 def matching(names: Collection[str], patterns: Sequence[str], key: str) -> set[str]:

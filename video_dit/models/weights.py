@@ -45,7 +45,12 @@ def read_parts(file: Path, frozen: Path, named_by: str) -> dict[str, Tensor]:
         UserError: as `read_weights`.
     """
     found = read_weights(file, named_by)
-    return {**read_weights(frozen, named_by), **found} if frozen.exists() and frozen != file else found
+    return found if frozen == file else with_frozen(found, frozen, named_by)
+
+
+def with_frozen(trained: dict[str, Tensor], frozen: Path, named_by: str) -> dict[str, Tensor]:
+    """Weights that were trained, with those of the file, where there is one; see `read_parts`."""
+    return {**read_weights(frozen, named_by), **trained} if frozen.exists() else trained
 
 
 def split_adapters(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
 from video_dit.diffusion.objective import diffusion_loss
 from video_dit.diffusion.processes import build_process
 from video_dit.models import VideoDiT, build_model
-from video_dit.models.trained import choose_trained
+from video_dit.models.trained import choose_trained, trained_of
 from video_dit.parallel import ShapesOnly
 from video_dit.shapes import Grid
 
@@ -113,7 +113,7 @@ def _keep_gradients(model: nn.Module, share: float) -> None:
         kept.append(torch.empty(int(parameter.numel() * share)))
         parameter.grad = None
 
-    for parameter in filter(lambda parameter: parameter.requires_grad, model.parameters()):
+    for parameter in trained_of(model):
         parameter.register_post_accumulate_grad_hook(replace)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from video_dit.config import Config, TrainingConfig
 from video_dit.errors import RankError
 from video_dit.models import VideoDiT
-from video_dit.models.trained import named_weights
+from video_dit.models.trained import named_weights, trained_of
 from video_dit.parallel import SequenceGroup
 from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
@@ -96,16 +96,14 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     """
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, **settings, fused=True)
+        return torch.optim.AdamW(trained_of(model), **settings, fused=True)
 
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for name, parameter in model.named_parameters():
         parameter.use_muon = parameter.ndim == 2 and name.startswith("backbone.") and ".norm." not in name
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.use_muon]
-    others = [parameter for parameter in trained if not parameter.use_muon]
+    matrices = [parameter for parameter in trained_of(model) if parameter.use_muon]
+    others = [parameter for parameter in trained_of(model) if not parameter.use_muon]
     muon = {"lr": training.muon_learning_rate, "momentum": 0.95, "weight_decay": training.weight_decay}
     groups = [
         {"params": matrices, "use_muon": True, **muon},
@@ -151,7 +149,7 @@ class Engine:
             compile_blocks(model, settings["zero_optimization"]["stage"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            model_parameters=trained_of(model),
             optimizer=None if "optimizer" in settings else build_optimizer(model, config.training),
             config=settings,
         )
