@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from model_inputs import say
+from model_inputs import first_batches, say
 
 from data.dataset import ClipDataset, load_batches
 from data.order import Schedule, micro_batch_positions
@@ -61,10 +61,9 @@ def consumption(dataset: ClipDataset, args: argparse.Namespace, device: torch.de
     """Samples per second of the loss and its gradients, on latents of the first shape."""
     config = load_config(args.config, fixed=dataset.info.tables)
     encoded, batch_size = dataset.info.encoded, args.batch_size
-    positions = iter([next(micro_batch_positions(Schedule(dataset.counts[:1], 0), 0, 1, batch_size, batch_size, 0))])
     torch.manual_seed(0)
     latents = torch.randn(batch_size, encoded.channels, *dataset.buckets[0].latents)
-    batch = Batch(latents, *next(load_batches(dataset, positions, 0))[1:6])
+    batch = Batch(latents, *next(first_batches(dataset, batch_size))[1:6])
     model = build_model(config, encoded).to(device)
     loss_function = LossFunction(config, dataset.empty_prompt(), dataset.text_segments(), device)
     seconds = [_step(model, loss_function, batch) for _ in range(WARM_UPS + args.repeats)]

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from command_line import positive_int, run_program
 from einops import rearrange
+from model_inputs import first_batches
 from model_speed import import_diffusers
 from torch import Tensor, nn
 
-from data.dataset import ClipDataset, load_batches
-from data.order import Schedule, micro_batch_positions
+from data.dataset import ClipDataset
 from video_dit.config import Config, load_config
 from video_dit.contracts import Batch, EncodedShape, TextCondition
 from video_dit.errors import UserError
@@ -49,7 +49,7 @@ def main() -> None:
     torch.manual_seed(config.seed)
     model, predict = (our_model if args.model == "ours" else sd3)(config, dataset.info.encoded)
     model.to(device)
-    batches = first_batches(dataset, config.training.batch_size)
+    batches = [*islice(first_batches(dataset, config.training.batch_size), BATCHES)]
     seconds = [*loop(model, predict, islice(cycle(batches), args.steps), config, device)]
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"step_seconds": seconds, "peak_memory": peak_memory(device), "parameters": num_parameters}
@@ -88,11 +88,6 @@ def sd3(config: Config, encoded: EncodedShape) -> tuple[nn.Module, Predict]:
         return rearrange(output, "b (c pt) (f h) w -> b c (f pt) h w", pt=frames, h=latents.shape[3])
 
     return model, predict
-
-
-def first_batches(dataset: ClipDataset, batch_size: int) -> list[Batch]:
-    positions = micro_batch_positions(Schedule(dataset.counts[:1], 0), 0, 1, batch_size, batch_size, 0)
-    return [*islice(load_batches(dataset, positions, 0), BATCHES)]
 
 
 def loop(

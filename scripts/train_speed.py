@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, NamedTuple
 
 from model_inputs import say
@@ -32,17 +32,17 @@ THEIRS, PLAIN = "diffusers in a plain loop", "ours in a plain loop"
 class Taken(NamedTuple):
     """
     seconds: of a step.
-    waited: for data, of these.
+    data_wait: their share that is waiting for data.
     memory: bytes at the peak, of one process.
     """
 
     seconds: float
-    waited: float
+    data_wait: float
     memory: int
 
 
 def measure_training(args: argparse.Namespace) -> dict[str, Any]:
-    """Steps of `sides`, in turns, and how long checkpoints hold training up.
+    """Steps of each side, in turns, and how long checkpoints hold training up.
 
     Raises:
         UserError: training ends with a mistake of the user.
@@ -63,9 +63,13 @@ class Runs:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self._args = args
         self._folder = folder
-        self._number = 0
-        config = ["--config", str(args.config)] if args.config else []
-        self._keys = [*config, "training.optimizer=adamw", "training.gradient_clipping=0.0", *args.overrides]
+        self._keys = [
+            "--config",
+            str(args.config),
+            "training.optimizer=adamw",
+            "training.gradient_clipping=0.0",
+            *args.overrides,
+        ]
 
     def plain(self, model: str) -> Taken:
         steps = ["--steps", str(self._args.steps)]
@@ -77,13 +81,11 @@ class Runs:
         keys = (f"training.steps={self._args.steps}", f"training.zero_stage={zero_stage}")
         counted = self.rows(num_ranks, *keys)[WARM_UPS:]
         seconds = median(row["step_seconds"] for row in counted)
-        waited = median(row["step_seconds"] * row["data_wait"] for row in counted)
-        return Taken(seconds, waited, max(row["peak_memory"] for row in counted))
+        return Taken(seconds, median(row["data_wait"] for row in counted), max(row["peak_memory"] for row in counted))
 
     def rows(self, num_ranks: int, *keys: str) -> list[dict[str, Any]]:
         """What a run says of each of its steps."""
-        self._number += 1
-        run = RunFolder(self._folder / str(self._number))
+        run = RunFolder(Path(mkdtemp(dir=self._folder)))
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "--"]
         program = [SCRIPTS / "train.py", "--data", self._args.shards, "--run", run.path]
         _output([*launcher, *program, *self._keys, "training.log_every=1", *keys])
@@ -93,7 +95,7 @@ class Runs:
 def _output(command: Sequence[object]) -> str:
     result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     if result.returncode != 0:
-        raise UserError(f"{command[0]} ended with {result.returncode}:\n{result.stderr}")
+        raise UserError(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stderr}")
     return result.stdout
 
 
@@ -120,7 +122,7 @@ def _row(name: str, taken: Sequence[Taken], plain: dict[str, list[Taken]]) -> di
     return {
         "side": name,
         "seconds": median(seconds),
-        "data_wait": median(one.waited / one.seconds for one in taken),
+        "data_wait": median(one.data_wait for one in taken),
         "peak_memory": max(one.memory for one in taken),
         "against": {side: compare(seconds, [one.seconds for one in of_side]) for side, of_side in plain.items()},
     }

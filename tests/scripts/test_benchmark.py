@@ -13,11 +13,11 @@ import torch
 from launch import run_script
 from line_chart import line_chart, ticks
 from loading_speed import loading_table, measure_loading, resident_memory
-from model_inputs import near_square
+from model_inputs import first_batches, near_square
 from model_memory import peak_memory, tokens_within
 from model_speed import WARM_UPS, compare, count_flops, in_turns, kernels_share
 from PIL import Image
-from plain_loop import first_batches, loop, our_model, sd3
+from plain_loop import loop, our_model, sd3
 from plain_pyav import Threads, decode_all, decode_and_resize, frame_times
 from torch import Tensor, nn
 from train_speed import MEASURED_STALLS, PLAIN, STEPS_BETWEEN, THEIRS, stalls, training_table
@@ -210,7 +210,7 @@ def test_the_plain_loop_s_transformer_of_diffusers_works_on_the_same_tokens(tiny
     keys = ["model.patch_size=[2, 4, 4]", "model.hidden_size=64", "model.depth=2", "model.num_heads=2"]
     config, encoded = load_config(None, keys, fixed=dataset.info.tables), dataset.info.encoded
     torch.manual_seed(0)
-    (batch,) = first_batches(dataset, 4)[:1]
+    batch = next(first_batches(dataset, 4))
     theirs, predict = sd3(config, encoded)
     ours, _ = our_model(config, encoded)
     tokens = []
@@ -237,7 +237,7 @@ def test_the_plain_loop_learns(tiny_shards: Path) -> None:
         outputs.append(predict(*args))
         return outputs[-1]
 
-    (batch,) = first_batches(dataset, 4)[:1]
+    batch = next(first_batches(dataset, 4))
     seconds = [*loop(model, remembered, [batch] * 20, config, torch.device("cpu"))]
     assert len(seconds) == 20
     assert min(seconds) > 0
