@@ -3,9 +3,10 @@
 import argparse
 import json
 import platform
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import av
 import torch
@@ -22,6 +23,9 @@ from work_time import preprocess_table
 from data.decoders import DECODERS
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
+
+Benchmark = Callable[[argparse.Namespace, torch.device], None]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class Sizes(NamedTuple):
@@ -52,13 +56,26 @@ def main() -> None:
 def arguments(sizes: Sizes) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    model = commands.add_parser(
-        "model",
-        help="the transformer against that of diffusers, and what saves memory",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    add_model(commands, sizes)
+    add_preprocess(commands)
+    add_loading(commands)
+    add_train(commands)
+    return parser.parse_args()
+
+
+def add_command(commands: Commands, name: str, benchmark: Benchmark, what: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    out = Path("benchmarks", name)
+    parser.add_argument("--out", type=Path, default=out, help=f"folder for {name}.json and charts, if any")
+    parser.set_defaults(benchmark=benchmark)
+    return parser
+
+
+def add_model(commands: Commands, sizes: Sizes) -> None:
+    parser = add_command(
+        commands, "model", benchmark_model, "the transformer against that of diffusers, and what saves memory"
     )
-    add = model.add_argument
-    add("--out", type=Path, default=Path("benchmarks/model"), help="folder for model.json and memory.png")
+    add = parser.add_argument
     add("--parts", nargs="+", choices=("speed", "memory"), default=["speed", "memory"], help="what to measure")
     add("--precisions", nargs="+", choices=tuple(DTYPES), default=list(DTYPES), help="of weights and latents")
     add("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"], help="of both sides")
@@ -74,16 +91,17 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
         help="memory: video tokens; the memory of the plain model at the longest is what the others may use",
     )  # fmt: skip
     add("--chunk-size", type=positive_int, default=sizes.chunk_size, help="memory: feed_forward_chunk_size")
-    model.set_defaults(memory_precision=sizes.memory_precision, benchmark=benchmark_model)
+    parser.set_defaults(memory_precision=sizes.memory_precision)
 
-    preprocess = commands.add_parser(
+
+def add_preprocess(commands: Commands) -> None:
+    add = add_command(
+        commands,
         "preprocess",
-        help="preprocessing and its stages against plain PyAV and the decoder's limit",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = preprocess.add_argument
+        benchmark_preprocess,
+        "preprocessing and its stages against plain PyAV and the decoder's limit",
+    ).add_argument
     add("videos", type=Path, nargs="+", metavar="VIDEO_OR_FOLDER", help="what to measure on")
-    add("--out", type=Path, default=Path("benchmarks/preprocess"), help="folder for preprocess.json")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--repeats", type=positive_int, default=5, help="measurements of each side, in turns")
     add("--copies", type=positive_int, default=1, help="times that each video is worked on in a measurement")
@@ -95,40 +113,35 @@ def arguments(sizes: Sizes) -> argparse.Namespace:
     add("--clips-per-shard", type=positive_int, default=16, help="few, as each worker should have several shards")
     add("--decoder", choices=tuple(DECODERS), default="auto", help="as data.decoder")
     add("--config", type=Path, help="TOML file with what else decides how clips are made")
-    preprocess.set_defaults(benchmark=benchmark_preprocess)
 
-    loading = commands.add_parser(
-        "loading",
-        help="reading shards against what a model consumes, and its memory",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = loading.add_argument
+
+def add_loading(commands: Commands) -> None:
+    add = add_command(
+        commands, "loading", benchmark_loading, "reading shards against what a model consumes, and its memory"
+    ).add_argument
     add("shards", type=Path, metavar="SHARDS", help="folder of shards")
     add("--config", type=Path, default=Path("configs/quickstart.toml"), help="of the model")
-    add("--out", type=Path, default=Path("benchmarks/loading"), help="folder for loading.json")
     add("--epochs", type=positive_int, default=10, help="times that all clips are read")
     add("--batch-size", type=positive_int, default=32, help="samples that are read together")
     add("--num-workers", type=int, default=0, help="as training.num_workers")
     add("--repeats", type=positive_int, default=10, help="steps of the model")
-    loading.set_defaults(benchmark=benchmark_loading)
 
-    train = commands.add_parser(
+
+def add_train(commands: Commands) -> None:
+    add = add_command(
+        commands,
         "train",
-        help="training against a plain loop around the transformer of diffusers, and what checkpoints cost",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = train.add_argument
+        benchmark_train,
+        "training against a plain loop around the transformer of diffusers, and what checkpoints cost",
+    ).add_argument
     add("shards", type=Path, metavar="SHARDS", help="folder of shards of latents")
     add("--config", type=Path, default=Path("configs/quickstart.toml"), help="of the run; the optimizer is AdamW")
-    add("--out", type=Path, default=Path("benchmarks/train"), help="folder for train.json")
     add("--parts", nargs="+", choices=TRAIN_PARTS, default=list(TRAIN_PARTS), help="what to measure")
     add("--ranks", nargs="+", type=positive_int, default=[1, 2], help="numbers of ranks")
     add("--zero-stages", nargs="+", type=int, choices=range(4), default=list(range(4)), help="of each number of ranks")
     add("--steps", type=positive_int, default=30, help=f"of each measurement; the first {WARM_UPS} are not counted")
     add("--repeats", type=positive_int, default=3, help="measurements of each side, in turns")
     add("--overrides", nargs="+", default=[], metavar="table.key=value", help="override keys of the config")
-    train.set_defaults(benchmark=benchmark_train)
-    return parser.parse_args()
 
 
 def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
@@ -136,7 +149,7 @@ def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
         if getattr(args, name) % HEAD_SIZE:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}: use a multiple of {HEAD_SIZE}")
     args.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": machine(device), "versions": {"torch": torch.__version__}}
+    results: dict[str, Any] = {"versions": {"torch": torch.__version__}}
     if "speed" in args.parts:
         results["versions"]["diffusers"] = import_diffusers().__version__
         results["speed"] = measure_speed(args, device)
@@ -145,8 +158,7 @@ def benchmark_model(args: argparse.Namespace, device: torch.device) -> None:
         results["memory"] = measure_memory(args)
         print(memory_table(results["memory"]), end="\n\n")
         memory_chart(results["memory"]).save(args.out / "memory.png")
-    write_atomically(args.out / "model.json", json.dumps(results, indent=2) + "\n")
-    print(args.out / "model.json")
+    keep(args, device, results)
 
 
 def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None:
@@ -157,18 +169,13 @@ def benchmark_preprocess(args: argparse.Namespace, device: torch.device) -> None
     print(preprocess_table(rows), end="\n\n")
     versions = {"av": av.__version__, "ffmpeg": av.ffmpeg_version_info}
     settings = {key: value for key, value in vars(args).items() if key not in ("benchmark", "command")}
-    results = {"machine": machine(device), "versions": versions, "settings": settings, "rows": rows}
-    write_atomically(args.out / "preprocess.json", json.dumps(results, indent=2, default=str) + "\n")
-    print(args.out / "preprocess.json")
+    keep(args, device, {"versions": versions, "settings": settings, "rows": rows})
 
 
 def benchmark_loading(args: argparse.Namespace, device: torch.device) -> None:
     result = measure_loading(args, device)
     print(loading_table(result), end="\n\n")
-    args.out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(device), "versions": {"torch": torch.__version__}, **result}
-    write_atomically(args.out / "loading.json", json.dumps(result, indent=2) + "\n")
-    print(args.out / "loading.json")
+    keep(args, device, {"versions": {"torch": torch.__version__}, **result})
 
 
 def benchmark_train(args: argparse.Namespace, device: torch.device) -> None:
@@ -176,11 +183,15 @@ def benchmark_train(args: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--steps is {args.steps}, and the first {WARM_UPS} are not counted: use more")
     result = measure_training(args)
     print(training_table(result), end="\n\n")
+    keep(args, device, {"versions": {name: version(name) for name in ("torch", "deepspeed", "diffusers")}, **result})
+
+
+def keep(args: argparse.Namespace, device: torch.device, results: Mapping[str, Any]) -> None:
+    """Writes what was measured, with the machine, into a file named as the benchmark; its path is the last line."""
     args.out.mkdir(parents=True, exist_ok=True)
-    versions = {name: version(name) for name in ("torch", "deepspeed", "diffusers")}
-    result = {"machine": machine(device), "versions": versions, **result}
-    write_atomically(args.out / "train.json", json.dumps(result, indent=2) + "\n")
-    print(args.out / "train.json")
+    file = args.out / f"{args.command}.json"
+    write_atomically(file, json.dumps({"machine": machine(device), **results}, indent=2, default=str) + "\n")
+    print(file)
 
 
 def machine(device: torch.device) -> dict[str, object]:
