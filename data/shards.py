@@ -114,7 +114,8 @@ class ShardReader:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): preprocess again") from error
-        if missing := set(_SCHEMA.names) - set(self._file.schema.names):
+        self._names = self._file.schema.names
+        if missing := set(_SCHEMA.names) - set(self._names):
             raise UserError(
                 f"{path} has no {', '.join(sorted(missing))}, as shards of another version: preprocess with --overwrite"
             )
@@ -129,8 +130,7 @@ class ShardReader:
         return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]
 
     def __getitem__(self, index: int) -> StoredSample:
-        batch = self._file.get_batch(index)
-        columns = {name: batch[name][0] for name in _SCHEMA.names}
+        columns = dict(zip(self._names, (column[0] for column in self._file.get_batch(index).columns), strict=True))
         captions, weights = (tuple(columns[name].as_py()) for name in ("captions", "weights"))
         embeds = _bf16(columns["embeds"]).reshape(columns["embeds_shape"].as_py())
         mask = torch.from_numpy(np.frombuffer(columns["mask"].as_buffer(), np.bool_).copy())

@@ -13,6 +13,7 @@ from video_dit.contracts import Batch, EncodedShape, TextSegment
 from video_dit.models import build_model
 from video_dit.shapes import Grid
 from video_dit.training.devices import PEAKS, Devices, peak_flops
+from video_dit.training.draws import Draws, draw
 from video_dit.training.flops import step_flops
 from video_dit.training.meter import Meter, Speed, peak_memory
 
@@ -37,15 +38,17 @@ def test_what_went_through_in_which_time(tiny_config: Config, monkeypatch: pytes
     numbers = torch.arange(2)
     batch = Batch(torch.zeros(2, 3, 4, 16, 16), text, random_clip_info(2), numbers, numbers, ("a", "b"))
 
-    def source() -> Iterator[Batch]:
+    draws = draw(batch, tiny_config)
+
+    def source() -> Iterator[tuple[Batch, Draws]]:
         while True:
             clock.now += 0.5
-            yield batch
+            yield batch, draws
 
     meter = Meter(model, num_ranks=3, per_frame_noise=False)
     batches = meter.batches(source())
     for _ in range(2):
-        assert next(batches) is batch
+        assert next(batches)[0] is batch
         clock.now += 2.0
     with meter.paused():
         clock.now += 50.0

@@ -107,6 +107,29 @@ def test_a_run_goes_on_at_any_zero_stage_on_any_number_of_ranks(
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_averages_in_8_bits_go_on_as_they_were(tiny_shards: Path, tmp_path: Path) -> None:
+    """Bit for bit on the same ranks; elsewhere other values share a scale."""
+
+    def go_on(name: str, num_ranks: int, zero_stage: int, steps: int) -> list[float]:
+        settings = ("training.optimizer=adamw_8bit", f"training.zero_stage={zero_stage}", f"training.steps={steps}")
+        return start(tmp_path / name, tiny_shards, num_ranks, *settings)
+
+    for num_ranks, zero_stage in ((1, 0), (2, 3)):
+        whole, parts = f"whole at {zero_stage}", f"parts at {zero_stage}"
+        losses_of_whole = go_on(whole, num_ranks, zero_stage, NUM_STEPS)
+        go_on(parts, num_ranks, zero_stage, NUM_STEPS // 2)
+        assert go_on(parts, num_ranks, zero_stage, NUM_STEPS) == losses_of_whole
+        ours, theirs = state(tmp_path / parts), state(tmp_path / whole)
+        assert {key.split("/")[0] for key in ours} == {"ema", "weights", "exp_avg", "exp_avg_sq"}
+        for key, tensor in theirs.items():
+            assert torch.equal(ours[key], tensor), key
+    for leg, (num_ranks, zero_stage) in enumerate([(1, 0), (2, 3), (2, 1), (1, 2)], start=1):
+        moved = go_on("moved", num_ranks, zero_stage, leg * NUM_STEPS // 4)
+    assert moved == pytest.approx(losses_of_whole, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_rank_that_hangs_ends_the_run_and_is_named(tiny_shards: Path, tmp_path: Path) -> None:
     arguments = (
         "--data",

@@ -29,9 +29,10 @@ class TrainingConfig(Table):
     sequence_parallel: Count = Field(
         1, description="ranks that share the tokens of each clip, and with them the activations' memory (Ulysses)"
     )
-    optimizer: Literal["adamw", "muon"] = Field(
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(
         "adamw",
-        description="muon: orthogonalized momentum for the blocks' matrices, AdamW elsewhere; ZeRO 0 to 2, no clipping",
+        description="adamw_8bit: a quarter of AdamW's memory, and its averages rounded; muon: orthogonalized momentum "
+        "for the blocks' matrices, AdamW elsewhere; ZeRO 0 to 2, no clipping",
     )
     learning_rate: Positive = Field(1e-3, description="peak learning rate of AdamW")
     muon_learning_rate: Positive = Field(0.03, description="peak learning rate of Muon's matrices")

@@ -40,14 +40,16 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     """
     diffusion = config.diffusion
     tokens = token_grid(Grid(*batch.latents.shape[2:]), config.model.patch_size)
+    noise = torch.empty_like(batch.latents)
     rows = []
-    for latents, seed in zip(batch.latents, batch.seeds.tolist(), strict=True):
+    for of_sample, seed in zip(noise, batch.seeds.tolist(), strict=True):
         generator = torch.Generator().manual_seed(seed)
         u = torch.rand(tokens.frames if diffusion.per_frame_noise else 1, generator=generator, dtype=torch.float64)
         dropped = _draw_dropped(diffusion, num_encoders, generator)
-        given = _draw_given(diffusion, latents.shape[1], generator)
-        rows.append((torch.randn(latents.shape, generator=generator), u, given, dropped))
-    noise, u, given, dropped = (torch.stack(column) for column in zip(*rows, strict=True))
+        given = _draw_given(diffusion, noise.shape[2], generator)
+        of_sample.normal_(generator=generator)
+        rows.append((u, given, dropped))
+    u, given, dropped = (torch.stack(column) for column in zip(*rows, strict=True))
     if diffusion.stratified:
         begin, length = batch.strata.T[..., None]
         u = begin + length * u

@@ -17,6 +17,7 @@ from video_dit.errors import RankError
 from video_dit.models import VideoDiT
 from video_dit.models.trained import named_weights, trained_of
 from video_dit.parallel import SequenceGroup
+from video_dit.training.adamw_8bit import AdamW8bit
 from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 from video_dit.training.piece_files import PieceName
@@ -90,13 +91,15 @@ def lost_ranks_told(rank: int) -> Iterator[None]:
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW for all trained weights, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
+    """AdamW, in 8 bits or not, for all trained weights, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
     """
     settings = {"lr": training.learning_rate, "betas": training.betas, "weight_decay": training.weight_decay}
     if training.optimizer == "adamw":
         return torch.optim.AdamW(trained_of(model), **settings, fused=True)
+    if training.optimizer == "adamw_8bit":
+        return AdamW8bit(trained_of(model), **settings)
 
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
@@ -163,7 +166,8 @@ class Engine:
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
         # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
         self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
-        self._state = _optimizer_state(self._parameters(), self._optimizer, self.rank)
+        self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
+        self._state = _optimizer_state(self._trained, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
 
     def scale_learning_rates(self, factor: float) -> None:
@@ -186,7 +190,7 @@ class Engine:
                 self.gradient_norm = None if norm is None else torch.as_tensor(norm)
             return
         if is_last:
-            gradients = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
+            gradients = [parameter.grad for _, parameter in self._trained if parameter.grad is not None]
             self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
             self.step_taken = bool(self.gradient_norm.isfinite())
         self._engine.step()
@@ -208,12 +212,12 @@ class Engine:
 
     def shards(self) -> dict[str, Tensor]:
         """What this rank holds of each parameter: a flat part with ZeRO-3, else the whole."""
-        return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._parameters()}
+        return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._trained}
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors from what each rank holds of them, in the layout of `shards()`: in rank 0's CPU memory."""
         whole = {}
-        for name, parameter in self._parameters():
+        for name, parameter in self._trained:
             tensor = shards[name].to(self.device)  # from where they are offloaded to
             if hasattr(parameter, "ds_tensor"):
                 parts = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
@@ -226,7 +230,7 @@ class Engine:
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `gather`."""
         shards = {}
-        for name, parameter in self._parameters():
+        for name, parameter in self._trained:
             tensor = whole[name].to(getattr(parameter, "ds_tensor", parameter).device)
             if hasattr(parameter, "ds_tensor"):
                 size = parameter.ds_tensor.numel()
@@ -237,11 +241,12 @@ class Engine:
 
     def copy_of_pieces(self) -> dict[PieceName, Tensor]:
         """This rank's share of the weights and of the optimizer's state, in CPU memory."""
-        return {
-            piece.name: piece.values.to("cpu", copy=True)
-            for index, piece in enumerate(self._state.pieces())
-            if not piece.everywhere or index % self.num_ranks == self.rank
-        }
+        with self._state.in_fp32():
+            return {
+                piece.name: piece.values.to("cpu", copy=True)
+                for index, piece in enumerate(self._state.pieces())
+                if not piece.everywhere or index % self.num_ranks == self.rank
+            }
 
     def counters(self) -> dict[str, Any]:
         """What goes on beside the tensors; JSON."""
@@ -290,10 +295,6 @@ class Engine:
     def __str__(self) -> str:
         shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
         return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self.identity['zero_stage']}"
-
-    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Those that are trained."""
-        return [(name, weight) for name, weight in named_weights(self._engine.module) if weight.requires_grad]
 
 
 def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:

@@ -18,10 +18,12 @@ from video_dit.training.averages import AveragedWeights
 from video_dit.training.checkpoint import Checkpoints, save_snapshot
 from video_dit.training.deepspeed_config import micro_batch_size
 from video_dit.training.devices import peak_flops
+from video_dit.training.draws import Draws
 from video_dit.training.engine import Engine, shared_store
 from video_dit.training.loss import LossFunction, means_by_bin
 from video_dit.training.meter import Meter, peak_memory
 from video_dit.training.progress import Progress, Samples, StepRow
+from video_dit.training.read_ahead import read_ahead
 from video_dit.training.schedule import learning_rate_factor
 from video_dit.training.stop import StopRequest
 from video_dit.training.validation import validation_loss
@@ -72,8 +74,9 @@ def train(
     first_step = checkpoints.resume()
     micro_batch = micro_batch_size(config, engine.num_ranks)
     meter = Meter(model, engine.num_data_ranks, config.diffusion.per_frame_noise)
-    batches = meter.batches(load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step))
     loss_function = LossFunction(config, empty_prompt, text_segments, engine.device)
+    loaded = load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step)
+    batches = meter.batches(read_ahead(loaded, loss_function.draws, engine.device))
     alarms = Alarms(run, engine, checkpoints, training, first_step)
     progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
 
@@ -164,12 +167,14 @@ class _Step(NamedTuple):
     by_bin: Tensor
 
 
-def _optimizer_step(engine: Engine, loss_function: LossFunction, batches: Iterator[Batch], alarms: Alarms) -> _Step:
+def _optimizer_step(
+    engine: Engine, loss_function: LossFunction, batches: Iterator[tuple[Batch, Draws]], alarms: Alarms
+) -> _Step:
     """One step over this rank's micro-batches; the last one's gradient is asked for when all losses are known."""
     losses, shown, by_bins = [], [], []
     for index in range(engine.micro_batches_per_step):
-        batch = next(batches)
-        loss, of_samples, by_bin = loss_function(engine.model, batch)
+        batch, draws = next(batches)
+        loss, of_samples, by_bin = loss_function.of_draws(engine.model, batch, draws)
         losses.append(loss.detach())
         shown.append(Shown(batch, of_samples))
         by_bins.append(by_bin)

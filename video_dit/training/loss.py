@@ -60,7 +60,11 @@ class LossFunction:
 
     def __call__(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """The loss of samples under their own draws."""
-        return self.of_draws(model, batch, draw(batch, self.config, len(self.text_segments)))
+        return self.of_draws(model, batch, self.draws(batch))
+
+    def draws(self, batch: Batch) -> Draws:
+        """What is random about the samples."""
+        return draw(batch, self.config, len(self.text_segments))
 
     def of_draws(self, model: nn.Module, batch: Batch, draws: Draws) -> BatchLoss:
         text = drop_conditions(batch.text, self.empty_prompt, draws.dropped, self.text_segments)

@@ -13,7 +13,7 @@ import torch
 from video_dit.contracts import Batch
 from video_dit.models import VideoDiT
 from video_dit.shapes import Grid, token_grid
-from video_dit.training.draws import trim_padding
+from video_dit.training.draws import Draws, trim_padding
 from video_dit.training.flops import step_flops
 
 
@@ -54,14 +54,14 @@ class Meter:
         self._waited = self._paused = 0.0
         self._clips = self._tokens = self._operations = 0
 
-    def batches(self, source: Iterator[Batch]) -> Iterator[Batch]:
+    def batches(self, source: Iterator[tuple[Batch, Draws]]) -> Iterator[tuple[Batch, Draws]]:
         """The same, counted; the time that they take counts as waiting."""
         while True:
             start = time.perf_counter()
-            batch = next(source)
+            batch, draws = next(source)
             self._waited += time.perf_counter() - start
             self._count(batch)
-            yield batch
+            yield batch, draws
 
     def _count(self, batch: Batch) -> None:
         grid, length = token_grid(Grid(*batch.latents.shape[2:]), self._patch_size), batch.text.mask.shape[1]

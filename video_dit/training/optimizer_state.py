@@ -7,12 +7,14 @@ any other can read.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from video_dit.training.adamw_8bit import AdamW8bit
 from video_dit.training.piece_files import PieceName
 
 WEIGHTS = "weights"
@@ -51,7 +53,7 @@ class OptimizerState(ABC):
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
-        """All that this rank holds; of the state, what the first step has made."""
+        """All that this rank holds, `in_fp32`; of the state, what the first step has made."""
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -70,11 +72,22 @@ class OptimizerState(ABC):
             if not _is_tensor_of_elements(value)
         }
 
+    @contextmanager
+    def in_fp32(self) -> Iterator[None]:
+        """Nothing is in 8 bits meanwhile, and no step is taken."""
+        quantized = isinstance(self._inner, AdamW8bit)
+        if quantized:
+            self._inner.expand()
+        yield
+        if quantized:
+            self._inner.compress()
+
     def load(self, read: Read, counters: Mapping[str, float]) -> None:
         """Sets the weights and the state to those of a checkpoint. Every rank calls it."""
         self._prepare()
-        for piece in self.pieces():
-            piece.write(read(*piece.name, piece.values.numel()))
+        with self.in_fp32():
+            for piece in self.pieces():
+                piece.write(read(*piece.name, piece.values.numel()))
         for state in self._inner.state.values():
             for key, value in state.items():
                 if not _is_tensor_of_elements(value):

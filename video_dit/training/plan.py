@@ -10,7 +10,7 @@ trained, N that of ranks; all weights, gradients and moments are fp32, also unde
 | 2 | 4 P | 4 T / N | 8 T / N | 4 T | 4 T / N |
 | 3 | 4 P / N | 4 T / N | 8 T / N | 4 T / N | 4 T / N |
 
-To these comes what one phase of a step needs alone: forward and backward (`training/activations.py`, and under ZeRO 3
+`adamw_8bit` keeps moments of about 2 T instead of 8 T. To these comes what one phase of a step needs alone: forward and backward (`training/activations.py`, and under ZeRO 3
 the weights that are gathered), the reduction of the gradients, or the optimizer; the largest decides.
 """
 
@@ -27,6 +27,7 @@ from video_dit.errors import UserError
 from video_dit.models import VideoDiT
 from video_dit.models.trained import ParameterCounts, parameter_counts
 from video_dit.shapes import Grid, token_grid
+from video_dit.training.adamw_8bit import BYTES_PER_VALUE
 from video_dit.training.activations import shapes_of_model, trace_step
 from video_dit.training.deepspeed_config import deepspeed_config, micro_batch_size, offloaded_to
 from video_dit.training.devices import Devices
@@ -203,7 +204,8 @@ def rank_memory(
         reduction, optimizer = there + bucket, there + shard
     phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
     sharded = 0 if stage == 0 else shard
-    moments = 2 * whole if stage == 0 else 2 * shard
+    moment = BYTES_PER_VALUE / FP32 if config.training.optimizer == "adamw_8bit" else 1
+    moments = int(2 * moment * (whole if stage == 0 else shard))
     averages = (1 + len(config.training.ema_widths)) * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
     if offloads_weights:
@@ -295,7 +297,11 @@ def _single_changes(plan: Plan, devices: Devices) -> Iterator[Iterator[_Candidat
         for count in counts
         if count <= training.batch_size
     )
-    if training.zero_stage >= 1 and training.offload_optimizer == "none" and training.optimizer == "adamw":
+    if training.optimizer == "adamw":
+        yield iter(
+            [with_key("training.optimizer", "adamw_8bit", "AdamW's averages are rounded, and its step is slower")]
+        )
+    if training.zero_stage >= 1 and training.offload_optimizer == "none" and training.optimizer != "muon":
         price = "the optimizer's step on the CPU, and gradients and weights over the bus each step"
         yield iter([with_key("training.offload_optimizer", "cpu", price)])
     if training.zero_stage == 3 and training.offload_parameters == "none":
