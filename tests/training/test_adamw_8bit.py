@@ -11,7 +11,7 @@ SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
 
 
 def test_codes_are_those_of_dynamic_quantization() -> None:
-    """The smallest and largest of those that bitsandbytes makes (`create_dynamic_map`, 0.50.2), where -1 is -0.99296875."""
+    """The outermost of those that bitsandbytes 0.50.2 makes (`create_dynamic_map`), where -1 is -0.99296875."""
     for signed, smallest in ((True, 5.5e-7), (False, 3.25e-7)):
         values = code_values(signed, CPU)
         assert len(values.unique()) == 256
@@ -83,7 +83,7 @@ def test_it_steps_as_adamw_does() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for chunk in (BLOCK, 64 * BLOCK):
-        monkeypatch.setattr("video_dit.training.adamw_8bit._CHUNK", chunk)
+        monkeypatch.setattr("video_dit.training.adamw_8bit.CHUNK", chunk)
         parameter = nn.Parameter(torch.ones(3 * BLOCK + 5))
         optimizer = AdamW8bit([parameter], **SETTINGS)
         for step in range(3):

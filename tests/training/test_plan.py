@@ -32,6 +32,8 @@ ALONE = {
         "training.gradient_clipping=0",
     ),
     "ZeRO 3": ("training.zero_stage=3", "model.name=u_vit", "model.recompute_blocks=1"),
+    "ZeRO 0, 8 bits": ("training.optimizer=adamw_8bit", "model.recompute_blocks=2"),
+    "ZeRO 2, 8 bits": ("training.optimizer=adamw_8bit", "training.zero_stage=2", "model.recompute_blocks=2"),
     "ZeRO 0, adapters": LORA,
     "ZeRO 2, adapters, recomputed": (*LORA, "training.zero_stage=2", "model.recompute_blocks=2"),
 }  # fmt: skip

@@ -56,10 +56,11 @@ def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 class ParameterCounts(NamedTuple):
-    """How many numbers a model has, and how many of them are trained."""
+    """How many numbers a model has, how many of them are trained, and how many the largest of these weights has."""
 
     all: int
     trained: int
+    largest: int
 
     def __str__(self) -> str:
         millions = f"{self.all / 1e6:.1f} M parameters"
@@ -67,8 +68,8 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(model: nn.Module) -> ParameterCounts:
-    everything, trained = (sum(map(nn.Parameter.numel, weights)) for weights in (model.parameters(), trained_of(model)))
-    return ParameterCounts(everything, trained)
+    trained = [weight.numel() for weight in trained_of(model)]
+    return ParameterCounts(sum(map(nn.Parameter.numel, model.parameters())), sum(trained), max(trained))
 
 
 def matching(names: Collection[str], patterns: Sequence[str], key: str) -> set[str]:

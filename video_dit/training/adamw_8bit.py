@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ BLOCK = 256
 
 BYTES_PER_VALUE = 1 + 4 / BLOCK
 
-_CHUNK = BLOCK * 2**12
+CHUNK = BLOCK * 2**12
 """Values that are in fp32 at a time."""
+
+CHUNK_BYTES_PER_VALUE = 4 * 5
+"""Of those: both averages, one of them scaled, its codes and their lower bounds."""
 
 _AVERAGES = {"exp_avg": True, "exp_avg_sq": False}
 """Each with whether it has signs."""
@@ -56,9 +60,11 @@ class AdamW8bit(Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = 0
+            number, device = parameter.numel(), parameter.device
             for name, signed in _AVERAGES.items():
-                zeros = torch.zeros(parameter.numel(), device=parameter.device)
-                state[_codes(name)], state[_scales(name)] = quantize(zeros, signed)
+                zero = int(code_values(signed, device).eq(0).nonzero())
+                state[_codes(name)] = torch.full((number,), zero, dtype=torch.uint8, device=device)
+                state[_scales(name)] = torch.zeros(ceil(number / BLOCK), device=device)
         return state
 
     def _step(self, weights: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -67,8 +73,8 @@ class AdamW8bit(Optimizer):
         size = group["lr"] / (1 - beta1 ** state["step"])
         correction2 = 1 - beta2 ** state["step"]
         weights.mul_(1 - group["lr"] * group["weight_decay"])
-        for start in range(0, len(weights), _CHUNK):
-            part, blocks = slice(start, start + _CHUNK), slice(start // BLOCK, (start + _CHUNK) // BLOCK)
+        for start in range(0, len(weights), CHUNK):
+            part, blocks = slice(start, start + CHUNK), slice(start // BLOCK, (start + CHUNK) // BLOCK)
             of_part = {name: (state[_codes(name)][part], state[_scales(name)][blocks]) for name in _AVERAGES}
             mean, square = (dequantize(*of_part[name], signed) for name, signed in _AVERAGES.items())
             mean.lerp_(gradient[part], 1 - beta1)
@@ -127,9 +133,9 @@ def quantize(values: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     blocks = F.pad(values, (0, -len(values) % BLOCK)).view(-1, BLOCK)
     scales = blocks.abs().amax(1)
     in_range = blocks / scales.where(scales > 0, 1)[:, None]
-    codes = torch.bucketize(in_range, (table[1:] + table[:-1]) / 2)
+    codes = torch.bucketize(in_range, (table[1:] + table[:-1]) / 2, out_int32=True)
     if not signed:
-        codes = codes.clamp(min=(blocks > 0).long())
+        codes.clamp_(min=(blocks > 0).int())
     return codes.to(torch.uint8).view(-1)[: len(values)], scales
 
 

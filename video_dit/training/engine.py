@@ -91,7 +91,7 @@ def lost_ranks_told(rank: int) -> Iterator[None]:
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW, in 8 bits or not, for all trained weights, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
+    """AdamW, or Muon for the matrices of attention and feed-forward layers and AdamW elsewhere.
 
     The layers that start at zero are no matter for Muon, whose updates have the same size from the first step on.
     """

@@ -10,8 +10,9 @@ trained, N that of ranks; all weights, gradients and moments are fp32, also unde
 | 2 | 4 P | 4 T / N | 8 T / N | 4 T | 4 T / N |
 | 3 | 4 P / N | 4 T / N | 8 T / N | 4 T / N | 4 T / N |
 
-`adamw_8bit` keeps moments of about 2 T instead of 8 T. To these comes what one phase of a step needs alone: forward and backward (`training/activations.py`, and under ZeRO 3
-the weights that are gathered), the reduction of the gradients, or the optimizer; the largest decides.
+The moments of `adamw_8bit` are about 2 T where others' are 8 T. To these comes what one phase of a step needs alone:
+forward and backward (`training/activations.py`, and under ZeRO 3 the weights that are gathered), the reduction of the
+gradients, or the optimizer; the largest decides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,8 @@ from video_dit.errors import UserError
 from video_dit.models import VideoDiT
 from video_dit.models.trained import ParameterCounts, parameter_counts
 from video_dit.shapes import Grid, token_grid
-from video_dit.training.adamw_8bit import BYTES_PER_VALUE
 from video_dit.training.activations import shapes_of_model, trace_step
+from video_dit.training.adamw_8bit import BYTES_PER_VALUE, CHUNK, CHUNK_BYTES_PER_VALUE
 from video_dit.training.deepspeed_config import deepspeed_config, micro_batch_size, offloaded_to
 from video_dit.training.devices import Devices
 from video_dit.training.flops import StepFlops, step_flops
@@ -170,7 +171,7 @@ def rank_memory(
         encoded: what its encoders make.
         latents: the grid of the clips.
         devices: one for each rank.
-        parameters: P and T.
+        parameters: of the model.
         micro_batch: samples of a forward pass.
         micro_batches: forward passes of a step.
     """
@@ -202,10 +203,12 @@ def rank_memory(
         there = bucket + (0 if offloads else shard)
         backward = there + passes(0) + (gathered if num_ranks > 1 or offloads_weights else 0)
         reduction, optimizer = there + bucket, there + shard
-    phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
     sharded = 0 if stage == 0 else shard
-    moment = BYTES_PER_VALUE / FP32 if config.training.optimizer == "adamw_8bit" else 1
-    moments = int(2 * moment * (whole if stage == 0 else shard))
+    moments = 2 * whole if stage == 0 else 2 * shard
+    if config.training.optimizer == "adamw_8bit":
+        optimizer += CHUNK_BYTES_PER_VALUE * min(CHUNK, parameters.largest if stage == 0 else shard // FP32)
+        moments = int(moments * BYTES_PER_VALUE / FP32)
+    phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
     averages = (1 + len(config.training.ema_widths)) * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
     if offloads_weights:
