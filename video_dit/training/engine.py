@@ -164,6 +164,7 @@ class Engine:
         self.step_taken = True  # as loading lets the optimizer make its state with a step
         if not self._engine.zero_optimization():
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
+            self._engine.enable_backward_allreduce = self.num_ranks > 1  # a rank alone would copy its gradients twice
         # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
         self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
         self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
