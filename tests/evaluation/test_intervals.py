@@ -57,6 +57,13 @@ def test_half_samples_give_the_spread_of_frechet_distances_of_sets_drawn_anew() 
     assert all(low < value < high for value, low, high in intervals)
 
 
+def test_half_samples_are_around_the_distance_where_their_own_are_larger() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 40, 20, generator=generator)
+    value, low, high = half_sample_interval(frechet_distance, a, b)
+    assert low < value < high < frechet_distance(a[:20], b[:20])
+
+
 def test_too_few_clips_and_infinite_scores_are_refused() -> None:
     with pytest.raises(UserError, match="needs 2"):
         bootstrap_interval(np.ones(1))
