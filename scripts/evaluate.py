@@ -1,10 +1,11 @@
-"""Measures a run on the built-in shapes: the share of generated clips that an oracle reads as their prompt asked."""
+"""Measures runs: prompts that an oracle reads in clips of the built-in shapes, and distances to held-out clips."""
 
 import argparse
 import json
 from pathlib import Path
 
 from command_line import positive_int, progress_bar, run_program
+from comparison import compare
 from shapes_score import score
 
 from data.shapes_dataset.make import held_out_attributes, seen_attributes
@@ -14,26 +15,76 @@ from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.pipeline import VideoPipeline
 
+EPILOG = """the built-in shapes:
+  Of a run that was trained on them, the share of clips that an oracle reads as their prompt asked, for combinations
+  that were seen in training and for others; RUN/evaluation.json has it.
+
+--references:
+  The clips there, in the order of their ids, are taken in turns into two sets. To the prompts of the first each run
+  makes clips, with the seeds from --seed on, which are compared with that set. The second set is compared with it too,
+  and is what a perfect model would reach. OUT/comparison.json and OUT/comparison.html have the measures, the losses by
+  timestep that the runs have validated, and clips side by side. Distances of sets depend on how many clips there are:
+  compare those of the same number alone. Intervals are of 95 %, over the clips.
+"""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run folder, trained on moving shapes")
-    parser.add_argument(
-        "--clips", type=positive_int, default=120, help="clips of each kind, seen and held out (default 120)"
+    args = arguments()
+    pipelines = {run: VideoPipeline.from_run(run) for run in args.run}
+    of_shapes = [run for run in pipelines if knows_shapes(RunFolder(run))]
+    if args.references is None and len(of_shapes) < len(pipelines):
+        (other, *_) = set(pipelines) - set(of_shapes)
+        raise UserError(
+            f"{other} was not trained on moving shapes, and the oracle reads nothing else: give --references"
+        )
+    for run in of_shapes:
+        evaluate_shapes(run, pipelines[run], args)
+    if args.references is not None:
+        compare(args, pipelines)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--run", type=Path, nargs="+", required=True, help="run folders, or exported models")
+    parser.add_argument("--clips", type=positive_int, default=120, help="clips of each kind or set (default 120)")
     parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next has the next (default 0)")
     parser.add_argument("--batch-size", type=positive_int, default=30, help="clips computed together (default 30)")
-    args = parser.parse_intermixed_args()
 
-    run = RunFolder(args.run)
-    pipeline = VideoPipeline.from_run(args.run)
+    comparison = parser.add_argument_group("comparison with held-out clips")
+    comparison.add_argument("--references", type=Path, help="folder of shards that no run was trained on")
+    comparison.add_argument("--out", type=Path, help="folder for the measures, the page and the clips that it shows")
+    comparison.add_argument("--training", type=Path, help="shards of training: shows the nearest neighbours of clips")
+    comparison.add_argument("--i3d", type=Path, help="weights for FVD; scripts/fetch_metric_weights.py gets them")
+    comparison.add_argument(
+        "--encoder", help="vision model of transformers for distances per frame, and to texts if it reads them, as CLIP"
+    )
+    args = parser.parse_args()
+    if args.references is not None and args.out is None:
+        parser.error("--references needs --out")
+    for option in ("out", "training", "i3d", "encoder"):
+        if args.references is None and getattr(args, option) is not None:
+            parser.error(f"--{option} needs --references")
+    if len({run.name for run in args.run}) < len(args.run):
+        parser.error("--run has folders of the same name, which could not be told apart: rename one")
+    return args
+
+
+def knows_shapes(run: RunFolder) -> bool:
     known = {attributes.caption for attributes in ALL_ATTRIBUTES}
-    if not known & set(run.example_prompts.read_text(encoding="utf-8").splitlines()):
-        raise UserError(f"{args.run} was not trained on moving shapes, and the oracle reads nothing else")
+    prompts = run.example_prompts
+    return prompts.exists() and bool(known & set(prompts.read_text(encoding="utf-8").splitlines()))
 
+
+def evaluate_shapes(run: Path, pipeline: VideoPipeline, args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: the run makes clips that the oracle cannot read.
+    """
     data = pipeline.config.data
     if data.height != data.width:
-        raise UserError(f"{args.run} makes clips of {data.height} x {data.width}: the oracle reads squares")
+        raise UserError(f"{run} makes clips of {data.height} x {data.width}: the oracle reads squares")
     results = {}
     kinds = {"seen": seen_attributes(), "held_out": held_out_attributes()}
     total = len(kinds) * args.clips * pipeline.config.sampling.num_steps
@@ -44,10 +95,9 @@ def main() -> None:
             prompts = [attributes.caption for attributes in asked]
             clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update).numpy()
             results[kind] = score(asked, clips)
-
-    write_atomically(run.evaluation, json.dumps(results, indent=2) + "\n")
-    print(table(results))
-    print(run.evaluation)
+    file = RunFolder(run).evaluation
+    write_atomically(file, json.dumps(results, indent=2) + "\n")
+    print(table(results), file, sep="\n")
 
 
 def table(results: dict[str, dict[str, object]]) -> str:

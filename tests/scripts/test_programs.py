@@ -1,6 +1,7 @@
 """The programs as a newcomer meets them: the whole road at a tiny size, and what happens to mistakes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,27 @@ def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
         assert row["clips"] == 12
         assert row["interval"][0] <= row["all"] <= row["interval"][1]
         assert row["all"] <= min(row["colour"], row["shape"], row["direction"])
+
+
+def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
+    """Here with those of training, each of whose clips is its own nearest neighbour."""
+    shards = road / "shards"
+    arguments = ("--references", shards, "--training", shards, "--out", road / "compared", "--clips", 8)
+    result = run_script("evaluate.py", "--run", road / "run", *arguments)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((road / "compared/comparison.json").read_text())
+    assert figures["clips"] == 8
+    assert list(figures["measures"]) == ["other held-out clips", "run"]
+    for measures in figures["measures"].values():
+        assert list(measures) == ["motion", "flicker"]
+        assert all(0 < measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
+    page = (road / "compared/comparison.html").read_text()
+    shown = re.findall(r'src="(clips/[^"]+)"', page)
+    assert len(shown) == len(set(shown)) == 3 * 8
+    assert {path.name for path in (road / "compared/clips").iterdir()} == {Path(source).name for source in shown}
+    first = next(read_windows(road / "compared" / shown[0], load_config(None, DATA_KEYS).data))
+    assert first.frames.shape == (4, 16, 16, 3)
+    assert "--references needs --out" in run_script("evaluate.py", "--run", "x", "--references", "y").stderr
 
 
 def test_a_second_run_of_each_program_does_nothing_again(road: Path, shapes_videos: Path) -> None:

@@ -47,6 +47,11 @@ class TransformersVision:
         self._model = model.eval().requires_grad_(False).to(device)
         self._tokenizer: Any = None
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether texts have features too."""
+        return hasattr(self._model, "get_text_features")
+
     @torch.no_grad()
     def image_features(self, frames: Tensor) -> Tensor:
         """
@@ -79,7 +84,7 @@ class TransformersVision:
         Raises:
             UserError: the model reads no texts.
         """
-        if not hasattr(self._model, "get_text_features"):
+        if not self.reads_texts:
             raise UserError(
                 f"{self._named_by} names {self._name}, which reads no texts: use a model with both halves, such as CLIP"
             )

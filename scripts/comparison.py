@@ -1,0 +1,136 @@
+"""Runs against clips that they were not trained on, side by side: measures, and a page to look at."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from command_line import progress_bar
+from comparison_page import SHOWN, Row, comparison_page, write_clips
+from reference_clips import Reference, nearest, read_references
+from torch import Tensor
+
+from video_dit.encoders.transformers_vision import TransformersVision
+from video_dit.errors import UserError
+from video_dit.evaluation.distances import frechet_distance, kernel_distance
+from video_dit.evaluation.frame_features import frame_features, text_similarity
+from video_dit.evaluation.i3d import i3d_features, load_i3d
+from video_dit.evaluation.intervals import Interval, bootstrap_interval, half_sample_interval
+from video_dit.evaluation.motion import motion_magnitude, temporal_flicker
+from video_dit.files import write_atomically
+from video_dit.run_folder import RunFolder
+from video_dit.sampling.pipeline import VideoPipeline
+
+MIN_REFERENCES = 8
+"""As each half of both sets needs two clips."""
+
+
+def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -> None:
+    """Writes comparison.json, comparison.html and the clips that it shows, and prints the measures.
+
+    Args:
+        args: of scripts/evaluate.py.
+        pipelines: of the runs, by their folders.
+
+    Raises:
+        UserError: the runs make clips of different sizes, or there are too few to compare with.
+    """
+    first_run, first = next(iter(pipelines.items()))
+    for run, pipeline in pipelines.items():
+        if pipeline.config.data.grid != first.config.data.grid:
+            raise UserError(f"{run} makes clips of another size than {first_run}: compare runs of one size")
+
+    def read(folder: Path) -> Iterator[Reference]:
+        return read_references(folder, first.config.data.grid, first.autoencoder, first.device)
+
+    references = [*islice(read(args.references), 2 * args.clips)]
+    if len(references) < MIN_REFERENCES:
+        raise UserError(
+            f"{args.references} has {len(references)} clips of this size, and intervals need {MIN_REFERENCES} at least"
+        )
+    compared, others = references[: 2 * (len(references) // 2) : 2], references[1::2]
+    measures = Measures(args, compared, first.device)
+    prompts = [reference.caption for reference in compared]
+    seeds = [args.seed + index for index in range(len(prompts))]
+    of_others = measures.of(_stack(others), [other.caption for other in others])
+    rows = []
+    for run, pipeline in pipelines.items():
+        total = len(prompts) * pipeline.config.sampling.num_steps
+        with progress_bar(total=total, unit="step", label=f"generating by {run.name}") as bar:
+            clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
+        neighbours = nearest(clips[:SHOWN], read(args.training)) if args.training else None
+        rows.append(Row(run.name, clips, measures.of(clips, prompts), neighbours))
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    validations = {run.name: _last_validation(RunFolder(run)) for run in pipelines}
+    figures = {
+        "seed": args.seed,
+        "clips": len(compared),
+        "references": str(args.references),
+        "measures": {
+            name: {measure: interval._asdict() for measure, interval in of_row.items()}
+            for name, of_row in (("other held-out clips", of_others), *((row.name, row.measures) for row in rows))
+        },
+        "validation": {name: found for name, found in validations.items() if found},
+    }
+    write_atomically(args.out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    files = write_clips(args.out / "clips", compared, rows, first.config.data.fps)
+    page = args.out / "comparison.html"
+    write_atomically(page, comparison_page(figures, compared, rows, files))
+    print(_table(figures["measures"]), args.out / "comparison.json", page, sep="\n")
+
+
+class Measures:
+    """What is measured of a set of clips, against the references."""
+
+    def __init__(self, args: argparse.Namespace, references: list[Reference], device: torch.device) -> None:
+        clips = _stack(references)
+        self._features: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], float]]] = {}
+        if args.i3d:
+            i3d = load_i3d(args.i3d).to(device)
+            self._features["FVD"] = lambda clips: i3d_features(clips, i3d), frechet_distance
+        self._encoder = TransformersVision(args.encoder, device, "--encoder") if args.encoder else None
+        if encoder := self._encoder:
+            self._features["FID per frame"] = lambda clips: frame_features(clips, encoder), frechet_distance
+            self._features["KID per frame"] = lambda clips: frame_features(clips, encoder), kernel_distance
+        self._of_references = {name: features(clips) for name, (features, _) in self._features.items()}
+
+    def of(self, clips: Tensor, prompts: list[str]) -> dict[str, Interval]:
+        """
+        Args:
+            clips: uint8 [N, F, H, W, 3].
+            prompts: N, what they show.
+        """
+        scores = {"motion": motion_magnitude(clips)}
+        if clips.shape[1] > 2:
+            scores["flicker"] = temporal_flicker(clips)
+        if self._encoder is not None and self._encoder.reads_texts:
+            scores["text similarity"] = text_similarity(clips, prompts, self._encoder)
+        distances = {
+            name: half_sample_interval(distance, features(clips), self._of_references[name])
+            for name, (features, distance) in self._features.items()
+        }
+        return distances | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
+
+
+def _stack(references: list[Reference]) -> Tensor:
+    return torch.stack([reference.frames for reference in references])
+
+
+def _last_validation(run: RunFolder) -> dict[str, Any] | None:
+    """Of a run that has measured the loss on held-out clips."""
+    lines = run.validation.read_text(encoding="utf-8").splitlines() if run.validation.exists() else []
+    return json.loads(lines[-1]) if lines else None
+
+
+def _table(measures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    names = [*next(iter(measures.values()))]
+    width = max(map(len, measures)) + 2
+    lines = [" " * width + "".join(f"{name:>36}" for name in names)]
+    for row, of_row in measures.items():
+        cells = ("{value:.4g} ({low:.4g} to {high:.4g})".format(**of_row[name]) for name in names)
+        lines.append(f"{row:{width}}" + "".join(f"{cell:>36}" for cell in cells))
+    return "\n".join(lines)

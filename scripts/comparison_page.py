@@ -1,0 +1,130 @@
+"""comparison.html: measures of several runs, their losses, and their clips side by side."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from line_chart import line_chart
+from reference_clips import Reference
+from torch import Tensor
+
+from data.report.markup import Markup, element, joined, verbatim
+from data.video import write_mp4
+from video_dit.diffusion.objective import NUM_BINS
+from video_dit.evaluation.intervals import Interval
+
+SHOWN = 16
+"""Clips of each run: the first, whatever they look like."""
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .8rem; text-align: right; }
+th:first-child { text-align: left; }
+tr { border-bottom: 1px solid #ddd; } small { color: #666; display: block; } img { max-width: 100%; }
+.clips { overflow-x: auto; } .clips td { text-align: left; vertical-align: top; max-width: 12rem; }
+video { width: 10rem; image-rendering: pixelated; display: block; }
+"""
+
+
+class Row(NamedTuple):
+    """
+    name: of the run.
+    clips: uint8 [N, F, H, W, 3].
+    measures: of the clips.
+    neighbours: of the clips that are shown, the nearest of training.
+    """
+
+    name: str
+    clips: Tensor
+    measures: dict[str, Interval]
+    neighbours: list[Reference] | None
+
+
+def write_clips(folder: Path, compared: Sequence[Reference], rows: Sequence[Row], fps: float) -> dict[str, list[Path]]:
+    """The files of each column of the page, relative to the page."""
+    columns = {"held out": [reference.frames for reference in compared[:SHOWN]]}
+    for row in rows:
+        columns[row.name] = [*row.clips[:SHOWN]]
+        if row.neighbours is not None:
+            columns[f"{row.name}: nearest of training"] = [reference.frames for reference in row.neighbours]
+    folder.mkdir(exist_ok=True)
+    files: dict[str, list[Path]] = {}
+    for name, clips in columns.items():
+        stem = re.sub(r"[^\w.-]+", "-", name)
+        files[name] = [Path(folder.name) / f"{stem}-{index:02d}.mp4" for index in range(len(clips))]
+        for file, clip in zip(files[name], clips, strict=True):
+            write_mp4(folder.parent / file, clip.numpy(), fps)
+    return files
+
+
+def comparison_page(
+    figures: Mapping[str, Any], compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[str, Sequence[Path]]
+) -> str:
+    """The page, which stands beside its clips.
+
+    Args:
+        figures: as in comparison.json.
+        compared: the clips that the runs' are compared with.
+        rows: of the runs.
+        files: as `write_clips` gives them.
+    """
+    title = f"{', '.join(row.name for row in rows)} against {figures['clips']} held-out clips"
+    body = [
+        element("h1", title),
+        element("p", f"Seeds from {figures['seed']} on; references: {figures['references']}. Intervals are of 95 %."),
+        element("h2", "Measures"),
+        _measures(figures["measures"]),
+    ]
+    if figures["validation"]:
+        body += [element("h2", "Loss on held-out clips by timestep"), _chart(figures["validation"])]
+    body += [
+        element("h2", f"The first {min(SHOWN, len(compared))} clips"),
+        element("p", "In the order of the held-out clips' ids; none was picked."),
+        element("div", _clips(compared, rows, files), class_="clips"),
+    ]
+    head = (element("meta", charset="utf-8"), element("title", title), element("style", verbatim(_STYLE)))
+    return f"<!DOCTYPE html>\n{element('html', element('head', *head), element('body', *body), lang='en')}\n"
+
+
+def _measures(measures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Markup:
+    names = [*next(iter(measures.values()))]
+    rows = [element("tr", element("th", ""), *(element("th", name) for name in names))]
+    for name, of_row in measures.items():
+        cells = (
+            element("td", f"{measure['value']:.4g}", element("small", f"{measure['low']:.4g} to {measure['high']:.4g}"))
+            for measure in (of_row[key] for key in names)
+        )
+        rows.append(element("tr", element("th", name), *cells))
+    return element("table", *rows)
+
+
+def _chart(validations: Mapping[str, Mapping[str, Any]]) -> Markup:
+    series = {
+        f"{name}, after {found['step']} steps": [
+            ((index + 0.5) / NUM_BINS, loss) for index, loss in enumerate(found["loss_by_t"])
+        ]
+        for name, found in validations.items()
+    }
+    png = io.BytesIO()
+    line_chart(series, "t: 0 is data, 1 is noise", "loss").save(png, "PNG")
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode('ascii')}"
+    return element("img", src=source, alt="The loss of each run by timestep")
+
+
+def _clips(compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> Markup:
+    neighbours = {f"{row.name}: nearest of training": row.neighbours for row in rows if row.neighbours is not None}
+    lines = [element("tr", element("th", "prompt"), *(element("th", name) for name in files))]
+    for index, reference in enumerate(compared[:SHOWN]):
+        cells = []
+        for name, of_column in files.items():
+            of_training = neighbours.get(name)
+            words = element("small", of_training[index].caption) if of_training else joined()
+            source = of_column[index].as_posix()
+            video = element("video", src=source, autoplay=True, loop=True, muted=True, playsinline=True)
+            cells.append(element("td", video, words))
+        lines.append(element("tr", element("td", reference.caption), *cells))
+    return element("table", *lines)

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+import torch
+from reference_clips import Reference, nearest, read_references
+
+from data.dataset import ClipDataset
+from video_dit.config import Config
+from video_dit.encoders import build_autoencoder
+from video_dit.errors import UserError
+from video_dit.shapes import Grid
+
+CPU = torch.device("cpu")
+
+
+def test_latents_become_the_clips_that_they_were(tiny_shards: Path, tiny_config: Config) -> None:
+    """The embedded autoencoder is lossless but for bf16, and ids count up."""
+    autoencoder = build_autoencoder(tiny_config.autoencoder, CPU)
+    references = [*read_references(tiny_shards, tiny_config.data.grid, autoencoder, CPU)]
+    dataset = ClipDataset(tiny_shards, seed=0)
+    assert len(references) == len(dataset)
+    assert [reference.id for reference in references] == sorted(reference.id for reference in references)
+    (positions,) = dataset.first(1)
+    sample = dataset[positions[0]].sample
+    assert (references[0].id, references[0].caption) == (sample.id, sample.caption)
+    assert references[0].frames.shape == (*tiny_config.data.grid, 3)
+    background = references[0].frames.flatten(0, 2).float().median(0).values
+    assert len(background.unique()) == 1  # grey, as the shapes stand on
+
+
+def test_another_size_is_told(tiny_shards: Path, tiny_config: Config) -> None:
+    with pytest.raises(UserError, match=r"has clips of .*, and none of 8x64x64, as the run makes"):
+        next(read_references(tiny_shards, Grid(8, 64, 64), build_autoencoder(tiny_config.autoencoder, CPU), CPU))
+
+
+def test_the_nearest_is_found_one_after_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(50, 200, (6, 2, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    references = [Reference(str(index), "", clip) for index, clip in enumerate(frames)]
+    wanted = [4, 0, 5, 4]
+    noise = torch.randint(0, 9, (4, 2, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    found = nearest(frames[wanted] + noise, iter(references))
+    assert [int(reference.id) for reference in found] == wanted
