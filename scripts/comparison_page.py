@@ -83,7 +83,7 @@ def comparison_page(
         body += [element("h2", "Loss on held-out clips by timestep"), _chart(figures["validation"])]
     body += [
         element("h2", f"The first {min(SHOWN, len(compared))} clips"),
-        element("p", "In the order of the held-out clips' ids; none was picked."),
+        element("p", "The held-out clips are shuffled, always alike; none was picked."),
         element("div", _clips(compared, rows, files), class_="clips"),
     ]
     head = (element("meta", charset="utf-8"), element("title", title), element("style", verbatim(_STYLE)))

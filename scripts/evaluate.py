@@ -20,7 +20,7 @@ EPILOG = """the built-in shapes:
   that were seen in training and for others; RUN/evaluation.json has it.
 
 --references:
-  The clips there, in the order of their ids, are taken in turns into two sets. To the prompts of the first each run
+  The clips there, shuffled always alike, are taken in turns into two sets. To the prompts of the first each run
   makes clips, with the seeds from --seed on, which are compared with that set. The second set is compared with it too,
   and is what a perfect model would reach. OUT/comparison.json and OUT/comparison.html have the measures, the losses by
   timestep that the runs have validated, and clips side by side. Distances of sets depend on how many clips there are:

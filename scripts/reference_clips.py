@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.dataset import ClipDataset
+from data.order import Position
 from video_dit.contracts import Autoencoder
 from video_dit.errors import UserError
 from video_dit.sampling.frames import to_uint8
@@ -23,7 +24,7 @@ class Reference(NamedTuple):
 
 
 def read_references(folder: Path, pixels: Grid, autoencoder: Autoencoder, device: torch.device) -> Iterator[Reference]:
-    """The clips of this shape, in the order of their ids; latents are decoded.
+    """The clips of this shape, shuffled, always in the same order; latents are decoded.
 
     Raises:
         UserError: there are none, or one cannot be decoded.
@@ -33,8 +34,9 @@ def read_references(folder: Path, pixels: Grid, autoencoder: Autoencoder, device
     if pixels not in shapes:
         there = ", ".join("x".join(map(str, shape)) for shape in shapes)
         raise UserError(f"{folder} has clips of {there}, and none of {'x'.join(map(str, pixels))}, as the run makes")
-    for position in dataset.first(len(dataset))[shapes.index(pixels)]:
-        item = dataset[position]
+    bucket = shapes.index(pixels)
+    for index in range(dataset.counts[bucket]):
+        item = dataset[Position(bucket, index)]
         frames = item.frames
         if item.sample.latents is not None:
             frames = to_uint8(autoencoder.decode(item.sample.latents[None].to(device)))[0].cpu()
