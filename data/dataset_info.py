@@ -102,6 +102,16 @@ class DatasetInfo:
             keys.append("data.fps")
         return keys + [f"shape of clips ({name})" for name in self.buckets if name not in other.buckets]
 
+    def check_goes_with(self, other: "DatasetInfo", folder: Path, other_folder: Path) -> None:
+        """
+        Raises:
+            UserError: these shards, of `folder`, cannot be shown to the model of the other ones.
+        """
+        if different := self.differing_keys(other):
+            raise UserError(
+                f"{folder} was preprocessed with another {different[0]} than {other_folder}: use one config for both"
+            )
+
     def to_json(self) -> dict[str, Any]:
         encoded = {
             **self.encoded._asdict(),

@@ -152,10 +152,8 @@ def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
     not_compared = check_encoders(config, info.fingerprints, str(shards))
     dataset = ClipDataset(shards, config.seed)
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
-    if held_out is not None and (different := held_out.info.differing_keys(info)):
-        raise UserError(
-            f"{args.validation} was preprocessed with another {different[0]} than {shards}: use one config for both"
-        )
+    if held_out is not None:
+        held_out.info.check_goes_with(info, args.validation, shards)
     facts = {**config_facts(config), **code_facts(CODE)}
     for name, clips in {"--data": dataset, "--validation": held_out}.items():
         facts[f"shapes of clips in {name}"] = clips and {bucket.name: bucket.latents for bucket in clips.buckets}

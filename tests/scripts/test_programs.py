@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = (
     "make_shapes.py", "fetch_emoji.py", "preprocess.py", "from_sd3.py", "train.py", "generate.py", "evaluate.py",
-    "average.py", "export.py",
+    "average.py", "export.py", "ablate.py",
 )  # fmt: skip
 DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
 TRAINING_KEYS = [key for key in TINY if key not in DATA_KEYS]

@@ -114,18 +114,16 @@ def test_averages_in_8_bits_go_on_as_they_were(tiny_shards: Path, tmp_path: Path
         settings = ("training.optimizer=adamw_8bit", f"training.zero_stage={zero_stage}", f"training.steps={steps}")
         return start(tmp_path / name, tiny_shards, num_ranks, *settings)
 
-    for num_ranks, zero_stage in ((1, 0), (2, 3)):
-        whole, parts = f"whole at {zero_stage}", f"parts at {zero_stage}"
-        losses_of_whole = go_on(whole, num_ranks, zero_stage, NUM_STEPS)
-        go_on(parts, num_ranks, zero_stage, NUM_STEPS // 2)
-        assert go_on(parts, num_ranks, zero_stage, NUM_STEPS) == losses_of_whole
-        ours, theirs = state(tmp_path / parts), state(tmp_path / whole)
-        assert {key.split("/")[0] for key in ours} == {"ema", "weights", "exp_avg", "exp_avg_sq"}
-        for key, tensor in theirs.items():
-            assert torch.equal(ours[key], tensor), key
-    for leg, (num_ranks, zero_stage) in enumerate([(1, 0), (2, 3), (2, 1), (1, 2)], start=1):
-        moved = go_on("moved", num_ranks, zero_stage, leg * NUM_STEPS // 4)
-    assert moved == pytest.approx(losses_of_whole, abs=1e-3)
+    whole = go_on("whole", 2, 3, NUM_STEPS)
+    go_on("parts", 2, 3, NUM_STEPS // 2)
+    assert go_on("parts", 2, 3, NUM_STEPS) == whole
+    ours, theirs = state(tmp_path / "parts"), state(tmp_path / "whole")
+    assert {key.split("/")[0] for key in ours} == {"ema", "weights", "exp_avg", "exp_avg_sq"}
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+    for num_ranks, zero_stage, steps in ((1, 0, 7), (2, 3, 14), (1, 2, NUM_STEPS)):
+        moved = go_on("moved", num_ranks, zero_stage, steps)
+    assert moved == pytest.approx(whole, abs=1e-3)
 
 
 @pytest.mark.slow

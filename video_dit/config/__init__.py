@@ -9,7 +9,7 @@ from video_dit.config.data import (
     TextEncoderConfig,
 )
 from video_dit.config.diffusion import DiffusionConfig, GuidanceMethod, Prediction, SamplingConfig, Solver
-from video_dit.config.load import ConfigError, describe, dump, explain, load_config, with_changes
+from video_dit.config.load import ConfigError, describe, dump, explain, load_config, read_toml, with_changes
 from video_dit.config.lora import LoraConfig
 from video_dit.config.model import ModelConfig
 from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
@@ -43,5 +43,6 @@ __all__ = [
     "dump",
     "explain",
     "load_config",
+    "read_toml",
     "with_changes",
 ]

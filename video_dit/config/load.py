@@ -39,7 +39,7 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, a value is out of range, or a value contradicts `fixed`.
     """
-    values = _read(path) if path else {}
+    values = read_toml(path) if path else {}
     for override in overrides:
         _apply_override(values, override)
     for table, settled in fixed.items():
@@ -56,6 +56,19 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = (), fixed: 
                 )
         values[table] = {**values.get(table, {}), **{key: settled[key] for key in settled if key not in chosen}}
     return _validated(values, f" ({path})" if path else "")
+
+
+def read_toml(path: Path) -> Values:
+    """
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such config file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
 
 def with_changes(config: Config, table: str, changes: Mapping[str, Any]) -> Config:
@@ -93,15 +106,6 @@ def _validated(values: Values, where: str = "") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, where)) from error
-
-
-def _read(path: Path) -> Values:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such config file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
 
 def _apply_override(values: Values, override: str) -> None:

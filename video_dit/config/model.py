@@ -1,6 +1,7 @@
 """[model]: the transformer."""
 
 from importlib.util import find_spec
+from math import lcm
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -183,6 +184,12 @@ class ModelConfig(Table):
     def head_size(self) -> int:
         """K."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def hidden_size_step(self) -> int:
+        """What `hidden_size` must be a multiple of, with the other keys as they are."""
+        of_heads = self.num_heads * (2 if self.rotary else 1)
+        return lcm(of_heads, 4) if "sincos" in (self.spatial_position, self.temporal_position) else of_heads
 
     @property
     def rotary_channels(self) -> tuple[int, int, int]:

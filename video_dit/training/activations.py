@@ -44,14 +44,24 @@ def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch
     return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share)
 
 
+def meta_model(config: Config, encoded: EncodedShape) -> VideoDiT:
+    """The model of a run with what is trained chosen, on the meta device: it takes no memory, and computes nothing.
+
+    Raises:
+        UserError: as `build_model` and `choose_trained`.
+    """
+    with torch.device("meta"):
+        model = build_model(config, encoded)
+        choose_trained(model, config)
+    return model
+
+
 def shapes_of_model(config: Config, encoded: EncodedShape) -> VideoDiT:
     """The model of a run with what is trained chosen, on fake tensors; to be called where these are made.
 
     It is built on the meta device, since PEFT moves what it makes, which fake parameters do not allow.
     """
-    with torch.device("meta"):
-        model = build_model(config, encoded)
-        choose_trained(model, config)
+    model = meta_model(config, encoded)
     for module in model.modules():
         for name, weight in [*module.named_parameters(recurse=False)]:
             fake = torch.empty(weight.shape, dtype=weight.dtype)
