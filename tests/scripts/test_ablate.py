@@ -93,6 +93,19 @@ def test_shipped_grids_can_be_run(file: Path, tiny_shards: Path) -> None:
             assert getattr(size, cell.match) == pytest.approx(getattr(sizes[cell.reference], cell.match), rel=0.1)
 
 
+def test_the_grid_of_depths_is_the_quickstart_with_sd3_s_sizes() -> None:
+    file = REPOSITORY / "configs/ablations/depth.toml"
+    quickstart = load_config(REPOSITORY / "configs/quickstart.toml").model_dump()
+    changed = {"steps", "checkpoint_every", "log_every"}
+    for depth, cell in enumerate(cells_of(read_grid(file), file, {}), start=1):
+        config = cell.config.model_dump()
+        assert config["model"] == quickstart["model"] | {
+            "preset": "sd3", "hidden_size": 64 * depth, "depth": depth, "num_heads": depth
+        }  # fmt: skip
+        assert {key for key, value in config["training"].items() if value != quickstart["training"][key]} <= changed
+        assert config["diffusion"] == quickstart["diffusion"]
+
+
 def test_the_interval_of_a_mean_is_scipy_s() -> None:
     values = [0.1, 0.35, 0.2]
     expected = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
