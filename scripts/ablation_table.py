@@ -11,7 +11,7 @@ from ablation_runs import Run
 from ablation_size import Size
 from interval_chart import Panel, Point, interval_chart
 
-from video_dit.evaluation.means import t_interval
+from video_dit.evaluation.intervals import t_interval
 from video_dit.files import write_atomically
 
 _DECIDE_LOSS = ("process", "prediction", "loss", "weighting", "min_snr_gamma", "min_t", "edm_mean", "edm_std")
@@ -59,7 +59,8 @@ def measured(run: Run, measures: Sequence[Measure]) -> dict[str, Any]:
     """Of a run that is done: what `validation.jsonl` says of its last step, and its `evaluation.json`."""
     values: dict[str, Any] = {"run": str(run.path)}
     if "validation_loss" in measures:
-        last = json.loads(run.folder.validation.read_text(encoding="utf-8").splitlines()[-1])
+        last = run.folder.last_validation()
+        assert last is not None
         values |= {"validation_loss": last["loss"], "validation_loss_by_t": last["loss_by_t"]}
     if "shapes_accuracy" in measures:
         values["shapes_accuracy"] = json.loads(run.folder.evaluation.read_text(encoding="utf-8"))

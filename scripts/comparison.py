@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from command_line import progress_bar
@@ -23,6 +22,8 @@ from video_dit.evaluation.motion import motion_magnitude, temporal_flicker
 from video_dit.files import write_atomically
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.pipeline import VideoPipeline
+
+Distance = Callable[[Tensor, Tensor], float]
 
 MIN_REFERENCES = 8
 """As each half of both sets needs two clips."""
@@ -56,16 +57,19 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
     of_others = measures.of(_stack(others), [other.caption for other in others])
-    rows = []
+    clips_of = {}
     for run, pipeline in pipelines.items():
         total = len(prompts) * pipeline.config.sampling.num_steps
         with progress_bar(total=total, unit="step", label=f"generating by {run.name}") as bar:
-            clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
-        neighbours = nearest(clips[:SHOWN], read(args.training)) if args.training else None
-        rows.append(Row(run.name, clips, measures.of(clips, prompts), neighbours))
+            clips_of[run.name] = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
+    neighbours: dict[str, list[Reference]] = {}
+    if args.training:
+        found = iter(nearest(torch.cat([clips[:SHOWN] for clips in clips_of.values()]), read(args.training)))
+        neighbours = {name: [*islice(found, min(SHOWN, len(prompts)))] for name in clips_of}
+    rows = [Row(name, clips, measures.of(clips, prompts), neighbours.get(name)) for name, clips in clips_of.items()]
 
     args.out.mkdir(parents=True, exist_ok=True)
-    validations = {run.name: _last_validation(RunFolder(run)) for run in pipelines}
+    validations = {run.name: RunFolder(run).last_validation() for run in pipelines}
     figures = {
         "seed": args.seed,
         "clips": len(compared),
@@ -87,16 +91,16 @@ class Measures:
     """What is measured of a set of clips, against the references."""
 
     def __init__(self, args: argparse.Namespace, references: list[Reference], device: torch.device) -> None:
-        clips = _stack(references)
-        self._features: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], float]]] = {}
+        self._networks: list[tuple[Callable[[Tensor], Tensor], dict[str, Distance]]] = []
         if args.i3d:
             i3d = load_i3d(args.i3d).to(device)
-            self._features["FVD"] = lambda clips: i3d_features(clips, i3d), frechet_distance
+            self._networks.append((lambda clips: i3d_features(clips, i3d), {"FVD": frechet_distance}))
         self._encoder = TransformersVision(args.encoder, device, "--encoder") if args.encoder else None
         if encoder := self._encoder:
-            self._features["FID per frame"] = lambda clips: frame_features(clips, encoder), frechet_distance
-            self._features["KID per frame"] = lambda clips: frame_features(clips, encoder), kernel_distance
-        self._of_references = {name: features(clips) for name, (features, _) in self._features.items()}
+            distances = {"FID per frame": frechet_distance, "KID per frame": kernel_distance}
+            self._networks.append((lambda clips: frame_features(clips, encoder), distances))
+        clips = _stack(references)
+        self._of_references = [features_of(clips) for features_of, _ in self._networks]
 
     def of(self, clips: Tensor, prompts: list[str]) -> dict[str, Interval]:
         """
@@ -109,21 +113,16 @@ class Measures:
             scores["flicker"] = temporal_flicker(clips)
         if self._encoder is not None and self._encoder.reads_texts:
             scores["text similarity"] = text_similarity(clips, prompts, self._encoder)
-        distances = {
-            name: half_sample_interval(distance, features(clips), self._of_references[name])
-            for name, (features, distance) in self._features.items()
-        }
-        return distances | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
+        intervals = {}
+        for (features_of, distances), of_references in zip(self._networks, self._of_references, strict=True):
+            features = features_of(clips)
+            for name, distance in distances.items():
+                intervals[name] = half_sample_interval(distance, features, of_references)
+        return intervals | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
 
 
 def _stack(references: list[Reference]) -> Tensor:
     return torch.stack([reference.frames for reference in references])
-
-
-def _last_validation(run: RunFolder) -> dict[str, Any] | None:
-    """Of a run that has measured the loss on held-out clips."""
-    lines = run.validation.read_text(encoding="utf-8").splitlines() if run.validation.exists() else []
-    return json.loads(lines[-1]) if lines else None
 
 
 def _table(measures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

@@ -74,6 +74,11 @@ class RunFolder:
     def validation(self) -> Path:
         return self.path / "validation.jsonl"
 
+    def last_validation(self) -> dict[str, Any] | None:
+        """The newest line of `validation`; None: the run has measured no loss on held-out clips."""
+        lines = self.validation.read_text(encoding="utf-8").splitlines() if self.validation.exists() else []
+        return json.loads(lines[-1]) if lines else None
+
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"

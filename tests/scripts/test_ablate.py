@@ -11,7 +11,7 @@ from scipy import stats
 from data.dataset_info import DatasetInfo
 from video_dit.config import dump, load_config, with_changes
 from video_dit.errors import UserError
-from video_dit.evaluation.means import t_interval
+from video_dit.evaluation.intervals import t_interval
 
 GRIDS = sorted((REPOSITORY / "configs/ablations").glob("*.toml"))
 

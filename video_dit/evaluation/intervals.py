@@ -1,10 +1,13 @@
-"""How sure a measure is, from the clips that it was measured on."""
+"""How sure a measure is, from the clips, or the seeds, that it was measured on."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from torch import Tensor
 
 from video_dit.errors import UserError
@@ -86,6 +89,20 @@ def half_sample_interval(
     low, high = np.quantile(values - values.mean(), _tails(confidence))
     value = distance(a, b)
     return Interval(value, value + float(low), value + float(high))
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """The interval of the mean of normally distributed values (Student 1908); None for a single one.
+
+    Args:
+        values: one or more, independent of each other.
+        confidence: above 0, below 1.
+    """
+    if len(values) < 2:
+        return None
+    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    mean, half_width = fmean(values), quantile * stdev(values) / math.sqrt(len(values))
+    return mean - half_width, mean + half_width
 
 
 def _tails(confidence: float) -> tuple[float, float]:

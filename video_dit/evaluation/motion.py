@@ -20,8 +20,7 @@ def motion_magnitude(clips: Tensor) -> Tensor:
     Raises:
         UserError: they are no such clips.
     """
-    check_clips(clips, min_frames=2)
-    levels = clips.double() / 255
+    levels = _levels(clips, min_frames=2)
     return (levels[:, 1:] - levels[:, :-1]).abs().flatten(1).mean(1)
 
 
@@ -40,6 +39,11 @@ def temporal_flicker(clips: Tensor) -> Tensor:
     Raises:
         UserError: they are no such clips.
     """
-    check_clips(clips, min_frames=3)
-    levels = clips.double() / 255
+    levels = _levels(clips, min_frames=3)
     return (levels[:, 1:-1] - (levels[:, :-2] + levels[:, 2:]) / 2).abs().flatten(1).mean(1)
+
+
+def _levels(clips: Tensor, min_frames: int) -> Tensor:
+    """In [0, 1], of clips that have so many frames."""
+    check_clips(clips, min_frames)
+    return clips.double() / 255
