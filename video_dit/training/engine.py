@@ -55,7 +55,8 @@ def ranks() -> Iterator[int]:
         # gloo serves; the shared-memory operation would be compiled at the first start, and needs a compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_ranks))
+        share = max(1, (os.cpu_count() or 1) // local_ranks)
+        torch.set_num_threads(min(torch.get_num_threads(), share))  # OMP_NUM_THREADS may ask for fewer
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(minutes=30), verbose=False)
     yield dist.get_rank()
