@@ -60,9 +60,10 @@ def shards_of(args: argparse.Namespace, grid: Grid) -> Shards:
     Raises:
         UserError: there are none, or they do not go together.
     """
-    if "validation_loss" in grid.measures and args.validation is None:
+    on_held_out = [measure for measure in grid.measures if measure != "shapes_accuracy"]
+    if on_held_out and args.validation is None:
         raise UserError(
-            f"{args.grid} measures the validation_loss, for which --validation must name shards that are not trained "
+            f"{args.grid} measures the {on_held_out[0]}, for which --validation must name shards that are not trained "
             "on: give it, or set measures to something else"
         )
     info = DatasetInfo.read(args.data)

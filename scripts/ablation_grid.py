@@ -20,7 +20,7 @@ from video_dit.config.table import Count, CountOrZero, Table
 from video_dit.errors import UserError
 
 Values = dict[str, Any]
-Measure = Literal["validation_loss", "shapes_accuracy"]
+Measure = Literal["validation_loss", "data_error", "shapes_accuracy"]
 Match = Literal["parameters", "flops"]
 
 _NOT_OF_CONFIG = ("match", "reference")

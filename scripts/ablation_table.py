@@ -44,6 +44,9 @@ def _share(kind: str, name: str) -> Callable[[Mapping[str, Any]], float]:
 
 QUANTITIES: dict[Measure, list[Quantity]] = {
     "validation_loss": [Quantity("validation loss", False, False, lambda values: float(values["validation_loss"]))],
+    "data_error": [
+        Quantity("mean squared error of the data", False, False, lambda values: float(values["data_error"]))
+    ],
     "shapes_accuracy": [
         Quantity("right, seen prompts", True, True, _share("seen", "all")),
         Quantity("right, held-out prompts", True, True, _share("held_out", "all")),
@@ -58,10 +61,9 @@ QUANTITIES: dict[Measure, list[Quantity]] = {
 def measured(run: Run, measures: Sequence[Measure]) -> dict[str, Any]:
     """Of a run that is done: what `validation.jsonl` says of its last step, and its `evaluation.json`."""
     values: dict[str, Any] = {"run": str(run.path)}
-    if "validation_loss" in measures:
-        last = run.folder.last_validation()
-        assert last is not None
+    if last := run.folder.last_validation():
         values |= {"validation_loss": last["loss"], "validation_loss_by_t": last["loss_by_t"]}
+        values |= {key: last[key] for key in ("data_error", "data_error_by_noise_ratio") if key in last}
     if "shapes_accuracy" in measures:
         values["shapes_accuracy"] = json.loads(run.folder.evaluation.read_text(encoding="utf-8"))
     return values

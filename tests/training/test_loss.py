@@ -11,8 +11,8 @@ from video_dit.config import Config
 from video_dit.contracts import Batch, TextSegment
 from video_dit.errors import UserError
 from video_dit.training.draws import draw
-from video_dit.training.loss import LossFunction, means_by_bin
-from video_dit.training.validation import validation_loss
+from video_dit.training.loss import LossFunction, means
+from video_dit.training.validation import NOISE_RATIOS, validate
 
 SEGMENTS = (TextSegment((0, 3), (0, 4), (0, 4), "hash"),)
 
@@ -81,10 +81,37 @@ def test_validation_has_the_same_noise_whatever_the_batches_are() -> None:
         numbers = batch.seeds[rows], batch.strata[rows]
         return Batch(batch.latents[rows], take(batch.text), take(batch.clip), *numbers, ("",) * len(rows))
 
-    whole = validation_loss(Recorder(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])
+    whole = validate(Recorder(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])
     filled = [(part([3, 0, 1]), torch.ones(3, dtype=torch.bool)), (part([2, 2, 2]), torch.tensor([True, False, False]))]
-    torch.testing.assert_close(validation_loss(Recorder(), loss_function, filled), whole)
-    assert whole[1].tolist() == [4 * 4] * 9
+    torch.testing.assert_close(validate(Recorder(), loss_function, filled), whole)
+    assert whole.by_bin[1].tolist() == [4 * 4] * 9
+    assert whole.data_error[1].tolist() == [4 * 4] * len(NOISE_RATIOS)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data", "noise"])
+@pytest.mark.parametrize("process", ["rectified_flow", "cosine", "edm", "ldm_linear"])
+def test_the_error_of_the_data_is_the_same_question_to_every_process_and_prediction(
+    process: str, prediction: str
+) -> None:
+    """A model that takes the data for zero is wrong by the data; all is noise to it, as much as is in x_t."""
+    loss_function = loss_of(
+        diffusion={"process": process, "prediction": prediction, "weighting": "min_snr", "min_snr_gamma": 0.1}
+    )
+    batch = batch_of(4)
+
+    class SeesNoData(nn.Module):
+        def forward(self, x_t: Tensor, t: Tensor, *_: Any) -> Tensor:
+            alpha, sigma = (c[:, :, None, None, None] for c in loss_function.process.coefficients(t))
+            of_straight_path = x_t / sigma
+            return {
+                "data": torch.zeros_like(x_t),
+                "noise": of_straight_path,
+                "velocity": of_straight_path if process == "rectified_flow" else alpha * of_straight_path,
+            }[prediction]
+
+    found = validate(SeesNoData(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])
+    expected = float(batch.latents.square().mean())
+    assert means(found.data_error) == pytest.approx([expected] * len(NOISE_RATIOS), rel=1e-4)
 
 
 def test_shares_for_another_number_of_encoders_are_refused() -> None:
@@ -93,4 +120,4 @@ def test_shares_for_another_number_of_encoders_are_refused() -> None:
 
 
 def test_a_part_of_t_that_was_not_drawn_has_no_mean() -> None:
-    assert means_by_bin(torch.tensor([[3.0, 0.0], [2.0, 0.0]])) == [1.5, None]
+    assert means(torch.tensor([[3.0, 0.0], [2.0, 0.0]])) == [1.5, None]

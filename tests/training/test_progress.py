@@ -30,7 +30,7 @@ SPEED = Speed(seconds=6.0, waited=0.75, paused=2.5, clips=96, tokens=12_000, flo
 
 def log_all(progress: Progress, clip: SampleClip) -> None:
     progress.log(13, ROWS, [0.375] + [None] * 8, 1e-3, SPEED, 3 * 2**29)
-    progress.log_validation(13, [1.0] * 9)
+    progress.log_validation(13, [1.0] * 9, {0.5: 0.25, 1.0: 0.75})
     progress.log_samples(13, Samples([clip], {"all_as_asked": 0.75}))
     progress.close()
 
@@ -60,7 +60,10 @@ def test_one_line_and_a_row_for_each_step(run: RunFolder, clip: SampleClip, caps
         "1.5 TFLOP/s (MFU 15.0%)  data 12.5%  1.50 GiB  1:06:14 left"
     )
     assert len(line) < 160
-    assert validation == "validation after step 13: loss 1.0000, from 1.0000 near the data to 1.0000"
+    assert validation == (
+        "validation after step 13: loss 1.0000, from 1.0000 near the data to 1.0000; "
+        "mean squared error of the data 0.5000"
+    )
     assert samples == f"samples after step 13: {clip.mp4.parent}, all as asked 75.0%"
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert rows[0] == {"step": 11, "loss": 0.5, "gradient_norm": 2.0}
@@ -84,6 +87,7 @@ def test_tensorboard_has_curves_and_moving_clips(run: RunFolder, clip: SampleCli
     for tag, value in {
         "speed/mfu": 0.15, "speed/data_wait": 0.125, "speed/step_seconds": 2.0, "learning_rate": 1e-3,
         "memory/peak": 3 * 2**29, "loss_by_t/0.00-0.11": 0.375, "validation/loss": 1.0,
+        "validation/data_error": 0.5, "validation_data_error/noise_ratio_0.5": 0.25,
         "samples_measured/all_as_asked": 0.75,
     }.items():  # fmt: skip
         assert curve(tag) == [(13, value)], tag

@@ -114,6 +114,7 @@ def test_the_loss_on_held_out_clips_does_not_depend_on_ranks(
     for one, two in zip(rows[1], rows[2], strict=True):
         assert two["loss_by_t"] == pytest.approx(one["loss_by_t"], abs=1e-4)
         assert one["loss"] == pytest.approx(sum(one["loss_by_t"]) / 9)
+        assert two["data_error"] == pytest.approx(one["data_error"], abs=1e-4)
     last = metrics(tmp_path / "1")[-1]
     assert len(last["loss_by_t"]) == 9
 

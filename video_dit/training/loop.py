@@ -20,20 +20,20 @@ from video_dit.training.deepspeed_config import micro_batch_size
 from video_dit.training.devices import peak_flops
 from video_dit.training.draws import Draws
 from video_dit.training.engine import Engine, shared_store
-from video_dit.training.loss import LossFunction, means_by_bin
+from video_dit.training.loss import LossFunction, means
 from video_dit.training.meter import Meter, peak_memory
 from video_dit.training.progress import Progress, Samples, StepRow
 from video_dit.training.read_ahead import read_ahead
 from video_dit.training.schedule import learning_rate_factor
 from video_dit.training.stop import StopRequest
-from video_dit.training.validation import validation_loss
+from video_dit.training.validation import NOISE_RATIOS, validate
 from video_dit.training.watchdog import Watchdog
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
 """data rank, number of those, micro-batch size and the step to start at, to that rank's micro-batches from there on."""
 
 ValidationSource = Callable[[int, int, int], Iterable[tuple[Batch, Tensor]]]
-"""data rank, number of those and micro-batch size to that rank's share of the held-out clips; see `validation_loss`."""
+"""data rank, number of those and micro-batch size to that rank's share of the held-out clips; see `validate`."""
 
 SampleSource = Callable[[dict[str, Tensor], int], Samples]
 """Averaged weights and the number of steps that made them, to clips that they make, on rank 0 alone."""
@@ -102,7 +102,7 @@ def train(
         checkpoints.attend(writing, failed)
         checkpoint_due = done % training.checkpoint_every == 0 or is_last or stopping
         if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
-            by_t = means_by_bin(engine.sum_over_ranks(by_bin))
+            by_t = means(engine.sum_over_ranks(by_bin))
             if progress is not None:
                 rate, memory = training.learning_rate * factor, peak_memory(engine.device)
                 progress.log(done, rows, by_t, rate, meter.lap(), memory)
@@ -113,9 +113,10 @@ def train(
             watchdog.enter(done, "validating")
             with meter.paused():
                 held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
-                by_t = means_by_bin(engine.sum_over_ranks(validation_loss(engine.model, loss_function, held_out)))
+                sums = validate(engine.model, loss_function, held_out)
+                by_t, data_error = (means(engine.sum_over_ranks(of_all)) for of_all in sums)
                 if progress is not None:
-                    progress.log_validation(done, by_t)
+                    progress.log_validation(done, by_t, dict(zip(NOISE_RATIOS, data_error, strict=True)))
         if make_samples is not None and (done % training.sample_every == 0 or is_last):
             watchdog.enter(done, "sampling")
             with meter.paused():

@@ -1,6 +1,6 @@
 """The loss of a batch, and how it is spread over t."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,9 @@ class BatchLoss(NamedTuple):
     by_bin: Tensor
 
 
-def means_by_bin(by_bin: Tensor) -> list[float | None]:
-    """The mean loss of each part of [0, 1]; None where no t was."""
-    return [total / count if count else None for total, count in by_bin.T.tolist()]
+def means(sums: Tensor) -> list[float | None]:
+    """Of [2, N], sums and how many values each is of; None where there is none."""
+    return [total / count if count else None for total, count in sums.T.tolist()]
 
 
 class LossFunction:
@@ -57,6 +57,12 @@ class LossFunction:
         self.text_segments = text_segments
         self.device = device
         self.process = build_process(config.diffusion)
+
+    def of_data(self) -> Self:
+        """The same, but that the loss is the mean squared error of the data, whatever is predicted and trained on."""
+        diffusion = self.config.diffusion.model_copy(update={"loss": "data", "weighting": "none"})
+        config = self.config.model_copy(update={"diffusion": diffusion})
+        return type(self)(config, self.empty_prompt, self.text_segments, self.device)
 
     def __call__(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """The loss of samples under their own draws."""

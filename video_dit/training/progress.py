@@ -128,14 +128,27 @@ class Progress:
         ]
         return "  ".join(parts)
 
-    def log_validation(self, step: int, by_t: list[float]) -> None:
-        """Records the loss on held-out clips, whose mean is over the parts of [0, 1], and prints a line about it."""
-        mean = sum(by_t) / len(by_t)
+    def log_validation(self, step: int, by_t: list[float], data_error: Mapping[float, float]) -> None:
+        """Records the loss on held-out clips, whose mean is over the parts of [0, 1], and prints a line about it.
+
+        Args:
+            step: how many are done.
+            by_t: the loss in each part of [0, 1].
+            data_error: the mean squared error of the predicted data at each ratio of noise to signal.
+        """
+        mean, error = sum(by_t) / len(by_t), sum(data_error.values()) / len(data_error)
+        values = {
+            "step": step, "loss": mean, "loss_by_t": by_t,
+            "data_error": error, "data_error_by_noise_ratio": data_error,
+        }  # fmt: skip
         with self._validation.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": mean, "loss_by_t": by_t}) + "\n")
-        self._plot({"validation/loss": mean, **_parts("validation_by_t", by_t)}, step)
+            file.write(json.dumps(values) + "\n")
+        by_ratio = {f"validation_data_error/noise_ratio_{ratio:g}": value for ratio, value in data_error.items()}
+        self._plot({"validation/loss": mean, "validation/data_error": error, **by_ratio}, step)
+        self._plot(_parts("validation_by_t", by_t), step)
         print(
-            f"validation after step {step}: loss {mean:.4f}, from {by_t[0]:.4f} near the data to {by_t[-1]:.4f}",
+            f"validation after step {step}: loss {mean:.4f}, from {by_t[0]:.4f} near the data to {by_t[-1]:.4f}; "
+            f"mean squared error of the data {error:.4f}",
             flush=True,
         )
 

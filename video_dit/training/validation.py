@@ -1,6 +1,7 @@
 """The loss on clips that are not trained on, with the same noise each time."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +11,34 @@ from video_dit.diffusion.objective import NUM_BINS
 from video_dit.training.draws import Draws
 from video_dit.training.loss import LossFunction
 
+NOISE_RATIOS = (0.5, 1.0, 2.0, 4.0)
+"""sigma / alpha, at which the error of the predicted data is measured."""
+
+
+class Validation(NamedTuple):
+    """Sums over frames of clips, and the numbers of those.
+
+    by_bin: [2, NUM_BINS], of the loss at the middle of each of the `NUM_BINS` parts of [0, 1].
+    data_error: [2, len(NOISE_RATIOS)], of the mean squared error of the predicted data: the same question to every
+        process and prediction, which the loss is not.
+    """
+
+    by_bin: Tensor
+    data_error: Tensor
+
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, loss_function: LossFunction, batches: Iterable[tuple[Batch, Tensor]]) -> Tensor:
-    """Of each clip, at the middle of each of the `NUM_BINS` parts of [0, 1]; noise is drawn from the clip's seed alone.
+def validate(model: nn.Module, loss_function: LossFunction, batches: Iterable[tuple[Batch, Tensor]]) -> Validation:
+    """Noise is drawn from each clip's seed alone.
 
     Args:
         model: asked equally often on every rank.
         loss_function: that of training.
         batches: this rank's, each with [B] bool, false on rows that are there to fill the batch.
-
-    Returns:
-        [2, NUM_BINS]; see `BatchLoss.by_bin`.
     """
     by_bin = torch.zeros(2, NUM_BINS, device=loss_function.device)
+    data_error = torch.zeros(2, len(NOISE_RATIOS), device=loss_function.device)
+    of_data = loss_function.of_data()
     model.eval()
     for batch, counted in batches:
         noise = torch.stack(
@@ -35,8 +50,13 @@ def validation_loss(model: nn.Module, loss_function: LossFunction, batches: Iter
         num_frames = noise.shape[2]
         given = (~counted)[:, None].expand(-1, num_frames)  # nothing of a given frame counts
         kept = torch.zeros(len(noise), len(loss_function.text_segments), dtype=torch.bool)
+
+        def draws(t: float, noise: Tensor = noise, given: Tensor = given, kept: Tensor = kept) -> Draws:
+            return Draws(noise, torch.full((len(noise), 1), t), given, kept)
+
         for index in range(NUM_BINS):
-            t = torch.full((len(noise), 1), (index + 0.5) / NUM_BINS)
-            by_bin += loss_function.of_draws(model, batch, Draws(noise, t, given, kept)).by_bin
+            by_bin += loss_function.of_draws(model, batch, draws((index + 0.5) / NUM_BINS)).by_bin
+        for index, t in enumerate(loss_function.process.t_of_ratio(torch.tensor(NOISE_RATIOS)).tolist()):
+            data_error[:, index] += of_data.of_draws(model, batch, draws(t)).by_bin.sum(1)
     model.train()
-    return by_bin
+    return Validation(by_bin, data_error)
