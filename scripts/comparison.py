@@ -10,6 +10,7 @@ import torch
 from command_line import progress_bar
 from comparison_page import SHOWN, Row, comparison_page, write_clips
 from reference_clips import Reference, nearest, read_references
+from shapes_score import score, shapes_asked_for
 from torch import Tensor
 
 from video_dit.encoders.transformers_vision import TransformersVision
@@ -118,6 +119,9 @@ class Measures:
             features = features_of(clips)
             for name, distance in distances.items():
                 intervals[name] = half_sample_interval(distance, features, of_references)
+        if asked := shapes_asked_for(prompts):
+            shares = score(asked, clips.numpy())
+            intervals["as asked"] = Interval(shares["all"], *shares["interval"])
         return intervals | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = (
     "make_shapes.py", "fetch_emoji.py", "preprocess.py", "from_sd3.py", "train.py", "generate.py", "evaluate.py",
-    "average.py", "export.py", "ablate.py",
+    "evaluate_autoencoder.py", "average.py", "export.py", "ablate.py",
 )  # fmt: skip
 DATA_KEYS = [key for key in TINY if key.startswith(("data.", "text_encoder."))]
 TRAINING_KEYS = [key for key in TINY if key not in DATA_KEYS]
@@ -79,8 +79,10 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     assert figures["clips"] == 8
     assert list(figures["measures"]) == ["other held-out clips", "run"]
     for measures in figures["measures"].values():
-        assert list(measures) == ["motion", "flicker"]
-        assert all(0 < measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
+        assert list(measures) == ["as asked", "motion", "flicker"]
+        assert all(0 <= measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
+        assert measures["motion"]["low"] > 0
+    assert figures["measures"]["other held-out clips"]["as asked"]["value"] > 0.8
     page = (road / "compared/comparison.html").read_text()
     shown = re.findall(r'src="(clips/[^"]+)"', page)
     assert len(shown) == len(set(shown)) == 3 * 8
