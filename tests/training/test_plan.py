@@ -103,6 +103,11 @@ def test_weights_that_are_not_trained_are_weights_alone() -> None:
     assert planned(4, *keys, "training.zero_stage=3").memory[:4] == (-(-whole // 16) * 4, shard, 2 * shard, 2 * shard)
 
 
+def test_patches_may_be_longer_than_the_clips_of_another_config() -> None:
+    """The default clips have 8 frames."""
+    assert planned(1, "data.num_frames=16", "model.patch_size=[16,4,4]").memory.total > 0
+
+
 def test_parameters_are_those_of_the_model() -> None:
     config = load_config(None, SIZES)
     model = build_model(config, encoded_shape(config))

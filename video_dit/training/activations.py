@@ -38,7 +38,8 @@ def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch
         gradient_share: of each gradient, how much stays once it is complete: 1 for all of it, 0 where it goes to a
             place that is there already.
     """
-    values = config.model_dump(include={"model", "diffusion", "lora"}, exclude_unset=True)
+    tables = {"data", "autoencoder", "model", "diffusion", "lora"}  # the first two as patches must divide clips
+    values = config.model_dump(include=tables, exclude_unset=True)
     of_training = {"precision", "sequence_parallel", "initial_weights", "train_only", "freeze"}
     kept = {**values, "training": config.training.model_dump(include=of_training)}
     return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share)
