@@ -47,11 +47,15 @@ def ntk_base(base: float, channels: int, stretch: float) -> float:
 
 def apply_rotary(x_BNVK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns neighbouring channel pairs of [B, N, V, K] by the angles of `rotary_embedding`; the norm is kept."""
-    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
     x = x_BNVK.to(torch.promote_types(x_BNVK.dtype, torch.float32))
-    even, odd = rearrange(x, "b n v (pair two) -> two b n v pair", two=2)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rearrange(rotated, "b n v pair two -> b n v (pair two)").type_as(x_BNVK)
+    cos, sin = cos.unsqueeze(-3), sin.unsqueeze(-3)
+    if torch.compiler.is_compiling():  # which fuses real numbers, and has no code for complex ones
+        even, odd = rearrange(x, "b n v (pair two) -> two b n v pair", two=2)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:  # the same in one pass over memory
+        pairs = torch.view_as_complex(rearrange(x, "b n v (pair two) -> b n v pair two", two=2))
+        turned = torch.view_as_real(pairs * torch.complex(cos, sin))
+    return rearrange(turned, "b n v pair two -> b n v (pair two)").type_as(x_BNVK)
 
 
 def sinusoidal_embedding(positions: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
