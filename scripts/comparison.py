@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from command_line import progress_bar
 from comparison_page import SHOWN, Row, comparison_page, write_clips
+from held_out_loss import held_out_loss
 from reference_clips import Reference, nearest, read_references
 from shapes_score import score, shapes_asked_for
 from torch import Tensor
@@ -21,7 +22,6 @@ from video_dit.evaluation.i3d import i3d_features, load_i3d
 from video_dit.evaluation.intervals import Interval, bootstrap_interval, half_sample_interval
 from video_dit.evaluation.motion import motion_magnitude, temporal_flicker
 from video_dit.files import write_atomically
-from video_dit.run_folder import RunFolder
 from video_dit.sampling.pipeline import VideoPipeline
 
 Distance = Callable[[Tensor, Tensor], float]
@@ -70,7 +70,6 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
     rows = [Row(name, clips, measures.of(clips, prompts), neighbours.get(name)) for name, clips in clips_of.items()]
 
     args.out.mkdir(parents=True, exist_ok=True)
-    validations = {run.name: RunFolder(run).last_validation() for run in pipelines}
     figures = {
         "seed": args.seed,
         "clips": len(compared),
@@ -79,7 +78,10 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
             name: {measure: interval._asdict() for measure, interval in of_row.items()}
             for name, of_row in (("other held-out clips", of_others), *((row.name, row.measures) for row in rows))
         },
-        "validation": {name: found for name, found in validations.items() if found},
+        "held_out_loss": {
+            run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
+            for run, pipeline in pipelines.items()
+        },
     }
     write_atomically(args.out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     files = write_clips(args.out / "clips", compared, rows, first.config.data.fps)

@@ -72,16 +72,25 @@ def comparison_page(
         rows: of the runs.
         files: as `write_clips` gives them.
     """
+    losses = figures["held_out_loss"].items()
+    by_t = {
+        name: [((i + 0.5) / NUM_BINS, loss) for i, loss in enumerate(of_run["loss_by_t"])] for name, of_run in losses
+    }
+    by_ratio = {name: [*of_run["data_error_by_noise_ratio"].items()] for name, of_run in losses}
     title = f"{', '.join(row.name for row in rows)} against {figures['clips']} held-out clips"
     body = [
         element("h1", title),
         element("p", f"Seeds from {figures['seed']} on; references: {figures['references']}. Intervals are of 95 %."),
         element("h2", "Measures"),
         _measures(figures["measures"]),
-    ]
-    if figures["validation"]:
-        body += [element("h2", "Loss on held-out clips by timestep"), _chart(figures["validation"])]
-    body += [
+        element("h2", "Loss on held-out clips by timestep"),
+        element(
+            "p", "That of each run's own objective: one of another process, prediction or loss cannot be compared."
+        ),
+        _chart(by_t, "t: 0 is data, 1 is noise", "loss"),
+        element("h2", "Error of the data that they predict"),
+        element("p", "Mean squared error at ratios of noise to signal, which compares all runs."),
+        _chart(by_ratio, "sigma / alpha", "error"),
         element("h2", f"The first {min(SHOWN, len(compared))} clips"),
         element("p", "The held-out clips are shuffled, always alike; none was picked."),
         element("div", _clips(compared, rows, files), class_="clips"),
@@ -102,17 +111,11 @@ def _measures(measures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Mark
     return element("table", *rows)
 
 
-def _chart(validations: Mapping[str, Mapping[str, Any]]) -> Markup:
-    series = {
-        f"{name}, after {found['step']} steps": [
-            ((index + 0.5) / NUM_BINS, loss) for index, loss in enumerate(found["loss_by_t"])
-        ]
-        for name, found in validations.items()
-    }
+def _chart(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> Markup:
     png = io.BytesIO()
-    line_chart(series, "t: 0 is data, 1 is noise", "loss").save(png, "PNG")
+    line_chart(series, x, y).save(png, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode('ascii')}"
-    return element("img", src=source, alt="The loss of each run by timestep")
+    return element("img", src=source, alt=f"{y} of each run by {x}")
 
 
 def _clips(compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> Markup:

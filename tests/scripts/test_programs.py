@@ -83,6 +83,10 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
         assert all(0 <= measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
         assert measures["motion"]["low"] > 0
     assert figures["measures"]["other held-out clips"]["as asked"]["value"] > 0.8
+    losses = figures["held_out_loss"]["run"]
+    assert len(losses["loss_by_t"]) == 9
+    assert losses["loss"] == pytest.approx(sum(losses["loss_by_t"]) / 9)
+    assert list(losses["data_error_by_noise_ratio"]) == ["0.5", "1.0", "2.0", "4.0"]
     page = (road / "compared/comparison.html").read_text()
     shown = re.findall(r'src="(clips/[^"]+)"', page)
     assert len(shown) == len(set(shown)) == 3 * 8

@@ -39,6 +39,7 @@ def validate(model: nn.Module, loss_function: LossFunction, batches: Iterable[tu
     by_bin = torch.zeros(2, NUM_BINS, device=loss_function.device)
     data_error = torch.zeros(2, len(NOISE_RATIOS), device=loss_function.device)
     of_data = loss_function.of_data()
+    was_training = model.training
     model.eval()
     for batch, counted in batches:
         noise = torch.stack(
@@ -58,5 +59,5 @@ def validate(model: nn.Module, loss_function: LossFunction, batches: Iterable[tu
             by_bin += loss_function.of_draws(model, batch, draws((index + 0.5) / NUM_BINS)).by_bin
         for index, t in enumerate(loss_function.process.t_of_ratio(torch.tensor(NOISE_RATIOS)).tolist()):
             data_error[:, index] += of_data.of_draws(model, batch, draws(t)).by_bin.sum(1)
-    model.train()
+    model.train(was_training)
     return Validation(by_bin, data_error)
