@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,6 +80,7 @@ def train(
     batches = meter.batches(read_ahead(loaded, loss_function.draws, engine.device))
     alarms = Alarms(run, engine, checkpoints, training, first_step)
     progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
+    duties = [*_duties(config, engine, averages, loss_function, run, progress, load_validation, make_samples)]
 
     watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     stop = StopRequest()
@@ -109,25 +111,11 @@ def train(
             rows.clear()
             by_bin.zero_()
         alarms.end_if_asked()
-        if load_validation is not None and (done % training.validate_every == 0 or is_last):
-            watchdog.enter(done, "validating")
-            with meter.paused():
-                held_out = load_validation(engine.data_rank, engine.num_data_ranks, micro_batch)
-                sums = validate(engine.model, loss_function, held_out)
-                by_t, data_error = (means(engine.sum_over_ranks(of_all)) for of_all in sums)
-                if progress is not None:
-                    progress.log_validation(done, by_t, dict(zip(NOISE_RATIOS, data_error, strict=True)))
-        if make_samples is not None and (done % training.sample_every == 0 or is_last):
-            watchdog.enter(done, "sampling")
-            with meter.paused():
-                weights = engine.gather(averages.by_name["ema"])
-                if progress is not None:
-                    progress.log_samples(done, make_samples(weights, done))
-                engine.any_rank(False)  # the others wait
-        if training.ema_widths and (done % training.snapshot_every == 0 or is_last):
-            watchdog.enter(done, "saving")
-            with meter.paused():
-                save_snapshot(run, engine, averages, done)
+        for duty in duties:
+            if done % duty.every == 0 or is_last:
+                watchdog.enter(done, duty.doing)
+                with meter.paused():
+                    duty.do(done)
         if checkpoint_due:
             watchdog.enter(done, "saving")
             with meter.paused():
@@ -141,6 +129,52 @@ def train(
         if checkpoints.published < training.steps:
             print(f"stopped by a signal after {checkpoints.published} steps; the same command goes on")
         print(f"averaged weights: {run.averaged_weights()}")
+
+
+class _Duty(NamedTuple):
+    """What is done between steps: after every so many, and after the last.
+
+    doing: what the watchdog calls it.
+    do: is given how many steps are done.
+    """
+
+    every: int
+    doing: str
+    do: Callable[[int], None]
+
+
+def _duties(
+    config: Config,
+    engine: Engine,
+    averages: AveragedWeights,
+    loss_function: LossFunction,
+    run: RunFolder,
+    progress: Progress | None,
+    load_validation: ValidationSource | None,
+    make_samples: SampleSource | None,
+) -> Iterator[_Duty]:
+    """In the order in which they are done."""
+    training = config.training
+
+    def measure(load: ValidationSource, done: int) -> None:
+        held_out = load(engine.data_rank, engine.num_data_ranks, micro_batch_size(config, engine.num_ranks))
+        sums = validate(engine.model, loss_function, held_out)
+        by_t, data_error = (means(engine.sum_over_ranks(of_all)) for of_all in sums)
+        if progress is not None:
+            progress.log_validation(done, by_t, dict(zip(NOISE_RATIOS, data_error, strict=True)))
+
+    def sample(make: SampleSource, done: int) -> None:
+        weights = engine.gather(averages.by_name["ema"])
+        if progress is not None:
+            progress.log_samples(done, make(weights, done))
+        engine.any_rank(False)  # the others wait
+
+    if load_validation is not None:
+        yield _Duty(training.validate_every, "validating", partial(measure, load_validation))
+    if make_samples is not None:
+        yield _Duty(training.sample_every, "sampling", partial(sample, make_samples))
+    if training.ema_widths:
+        yield _Duty(training.snapshot_every, "saving", partial(save_snapshot, run, engine, averages))
 
 
 def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int) -> Progress:
