@@ -139,7 +139,7 @@ def add_train(commands: Commands) -> None:
     add("--parts", nargs="+", choices=TRAIN_PARTS, default=list(TRAIN_PARTS), help="what to measure")
     add("--ranks", nargs="+", type=positive_int, default=[1, 2], help="numbers of ranks")
     add("--zero-stages", nargs="+", type=int, choices=range(4), default=list(range(4)), help="of each number of ranks")
-    add("--steps", type=positive_int, default=30, help=f"of each measurement; the first {WARM_UPS} are not counted")
+    add("--steps", type=positive_int, default=40, help=f"of each measurement; the first {WARM_UPS} are not counted")
     add("--repeats", type=positive_int, default=3, help="measurements of each side, in turns")
     add("--overrides", nargs="+", default=[], metavar="table.key=value", help="override keys of the config")
 

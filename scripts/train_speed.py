@@ -19,8 +19,8 @@ from video_dit.run_folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parent
 TRAIN_PARTS = ("steps", "checkpoints")
-WARM_UPS = 5
-"""Steps that are not counted."""
+WARM_UPS = 10
+"""Steps that are not counted; train.py logs as many together, as it does unless told otherwise."""
 
 STEPS_BETWEEN = 12
 """Of two checkpoints: the first half of them may still be slowed down by the writing, the others are not."""
@@ -79,16 +79,17 @@ class Runs:
 
     def train(self, num_ranks: int, zero_stage: int) -> Taken:
         keys = (f"training.steps={self._args.steps}", f"training.zero_stage={zero_stage}")
-        counted = self.rows(num_ranks, *keys)[WARM_UPS:]
+        rows = self.rows(num_ranks, f"training.log_every={WARM_UPS}", *keys)
+        counted = [row for row in rows if "step_seconds" in row][1:]
         seconds = median(row["step_seconds"] for row in counted)
         return Taken(seconds, median(row["data_wait"] for row in counted), max(row["peak_memory"] for row in counted))
 
     def rows(self, num_ranks: int, *keys: str) -> list[dict[str, Any]]:
-        """What a run says of each of its steps."""
+        """What a run says of its steps."""
         run = RunFolder(Path(mkdtemp(dir=self._folder)))
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "--"]
         program = [SCRIPTS / "train.py", "--data", self._args.shards, "--run", run.path]
-        _output([*launcher, *program, *self._keys, "training.log_every=1", *keys])
+        _output([*launcher, *program, *self._keys, *keys])
         return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
 
 
@@ -131,7 +132,7 @@ def _row(name: str, taken: Sequence[Taken], plain: dict[str, list[Taken]]) -> di
 def stalls(runs: Runs) -> dict[str, Any]:
     """What each of several checkpoints costs: the pause, and what the steps after it take more than later ones."""
     steps = (MEASURED_STALLS + 1) * STEPS_BETWEEN
-    rows = runs.rows(1, f"training.steps={steps}", f"training.checkpoint_every={STEPS_BETWEEN}")
+    rows = runs.rows(1, "training.log_every=1", f"training.steps={steps}", f"training.checkpoint_every={STEPS_BETWEEN}")
     seconds, calm = [], []
     for begin in range(STEPS_BETWEEN, steps, STEPS_BETWEEN):
         after = rows[begin : begin + STEPS_BETWEEN]

@@ -261,7 +261,7 @@ def test_a_checkpoint_costs_its_pause_and_what_it_slows_down() -> None:
 def test_training_is_measured_in_turns(tiny_shards: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "tiny.toml").write_text("[model]\npatch_size = [2, 4, 4]\nhidden_size = 64\ndepth = 1\nnum_heads = 2\n")
-    scope = ("--parts", "steps", "--ranks", 1, "--zero-stages", 2, "--steps", 8, "--repeats", 1)
+    scope = ("--parts", "steps", "--ranks", 1, "--zero-stages", 2, "--steps", 12, "--repeats", 1)
     paths = ("--config", tmp_path / "tiny.toml", "--out", tmp_path / "out")
     result = run_script("benchmark.py", "train", tiny_shards, *paths, *scope, "--overrides", "training.batch_size=4")
     assert result.returncode == 0, result.stderr
