@@ -1,6 +1,6 @@
 """The loss of a batch, and how it is spread over t."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,11 @@ class LossFunction:
         self.device = device
         self.process = build_process(config.diffusion)
 
-    def of_data(self) -> Self:
+    def of_data(self) -> "LossFunction":
         """The same, but that the loss is the mean squared error of the data, whatever is predicted and trained on."""
         diffusion = self.config.diffusion.model_copy(update={"loss": "data", "weighting": "none"})
         config = self.config.model_copy(update={"diffusion": diffusion})
-        return type(self)(config, self.empty_prompt, self.text_segments, self.device)
+        return LossFunction(config, self.empty_prompt, self.text_segments, self.device)
 
     def __call__(self, model: nn.Module, batch: Batch) -> BatchLoss:
         """The loss of samples under their own draws."""
