@@ -125,6 +125,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_where_it_was(
 
     with closed_gate(tmp_path / "gate") as gate:
         for stage in ("probe", "scan", "score"):
+            Path(f"{gate}.pid").unlink(missing_ok=True)  # of a process that came there before it was killed
             process = preprocess(videos, out, "--workers", 2, gate=gate)
             if stage == "score":
                 who_waits_at(gate)
