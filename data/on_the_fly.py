@@ -44,12 +44,14 @@ class OnTheFly:
         self._told: set[str] = set()
 
     @torch.no_grad()
-    def encode(self, batch: FrameBatch) -> Batch:
-        """With latents on the device, float32.
+    def encode(self, batch: Batch | FrameBatch) -> Batch:
+        """With latents on the device, float32; a batch that has its latents passes.
 
         Raises:
             UserError: too many clips in a row could not be decoded.
         """
+        if isinstance(batch, Batch):
+            return batch
         for file, problem in batch.problems:
             if file not in self._told:
                 self._told.add(file)

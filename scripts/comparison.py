@@ -54,6 +54,10 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
             f"{args.references} has {len(references)} clips of this size, and intervals need {MIN_REFERENCES} at least"
         )
     compared, others = references[: 2 * (len(references) // 2) : 2], references[1::2]
+    losses = {
+        run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
+        for run, pipeline in pipelines.items()
+    }
     measures = Measures(args, compared, first.device)
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
@@ -78,10 +82,7 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
             name: {measure: interval._asdict() for measure, interval in of_row.items()}
             for name, of_row in (("other held-out clips", of_others), *((row.name, row.measures) for row in rows))
         },
-        "held_out_loss": {
-            run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
-            for run, pipeline in pipelines.items()
-        },
+        "held_out_loss": losses,
     }
     write_atomically(args.out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     files = write_clips(args.out / "clips", compared, rows, first.config.data.fps)

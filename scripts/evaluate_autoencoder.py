@@ -3,17 +3,18 @@
 import argparse
 import json
 from collections import defaultdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from command_line import positive_int, progress_bar, run_program
 from numpy.typing import NDArray
-from reference_clips import Reference, read_references
+from reference_clips import read_references
 from torch import Tensor
 
-from data.dataset_info import Bucket, DatasetInfo
+from data.dataset import ClipDataset
+from data.dataset_info import Bucket
 from data.latents import encode
 from video_dit.config import load_config
 from video_dit.contracts import Autoencoder
@@ -32,21 +33,22 @@ SHOWN = 8
 
 def main() -> None:
     args = arguments()
-    info = DatasetInfo.read(args.shards)
-    if info.holds != "videos":
+    dataset = ClipDataset(args.shards, seed=0)
+    if dataset.info.holds != "videos":
         raise UserError(f"{args.shards} holds latents, not frames: make it with preprocess.py --keep-videos")
-    config = load_config(args.config, args.overrides, {"data": info.tables["data"]})
+    config = load_config(args.config, args.overrides, {"data": dataset.info.tables["data"]})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(config.autoencoder, device)
     lpips_network = load_lpips(args.lpips).to(device) if args.lpips else None
 
-    clips: list[Reference] = []
-    for pixels, _ in info.buckets.values():
-        Bucket.of(pixels, autoencoder)  # refuses what it cannot take before anything is computed
-        clips += islice(read_references(args.shards, pixels, autoencoder, device), args.clips)
+    for bucket in dataset.buckets:
+        Bucket.of(bucket.pixels, autoencoder)  # refuses what it cannot take before anything is computed
+    of_shapes = (read_references(args.shards, bucket.pixels, autoencoder, device) for bucket in dataset.buckets)
+    clips = chain.from_iterable(islice(of_shape, args.clips) for of_shape in of_shapes)
+    total = sum(min(count, args.clips) for count in dataset.counts)
     scores: defaultdict[str, list[Tensor]] = defaultdict(list)
     shown: dict[str, NDArray[np.uint8]] = {}
-    for clip in progress_bar(clips, unit="clip", label="encoding and decoding"):
+    for clip in progress_bar(clips, total=total, unit="clip", label="encoding and decoding"):
         original = clip.frames[None]
         decoded = decoded_again(original, autoencoder, device)
         scores["PSNR in dB"].append(psnr(decoded, original))

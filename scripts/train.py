@@ -231,8 +231,7 @@ def batch_encoder(config: Config, *datasets: ClipDataset | None) -> Encode:
         return lambda batch: batch
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(config.autoencoder, device)
-    encoder = OnTheFly(autoencoder, device, lambda told: print(told, file=sys.stderr, flush=True))
-    return lambda batch: encoder.encode(batch) if isinstance(batch, FrameBatch) else batch
+    return OnTheFly(autoencoder, device, lambda told: print(told, file=sys.stderr, flush=True)).encode
 
 
 def describe(dataset: ClipDataset, sizes: Sequence[int], batch_sizes: Sequence[int]) -> None:

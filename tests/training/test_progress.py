@@ -30,7 +30,10 @@ SPEED = Speed(seconds=6.0, waited=0.75, paused=2.5, clips=96, tokens=12_000, flo
 
 def log_all(progress: Progress, clip: SampleClip) -> None:
     progress.log(13, ROWS, [0.375] + [None] * 8, 1e-3, SPEED, 3 * 2**29)
-    progress.log_validation(13, [1.0] * 9, {0.5: 0.25, 1.0: 0.75})
+    by_ratio = {0.5: 0.25, 1.0: 0.75}
+    progress.log_validation(
+        13, {"loss": 1.0, "loss_by_t": [1.0] * 9, "data_error": 0.5, "data_error_by_noise_ratio": by_ratio}
+    )
     progress.log_samples(13, Samples([clip], {"all_as_asked": 0.75}))
     progress.close()
 

@@ -27,7 +27,7 @@ from video_dit.training.progress import Progress, Samples, StepRow
 from video_dit.training.read_ahead import read_ahead
 from video_dit.training.schedule import learning_rate_factor
 from video_dit.training.stop import StopRequest
-from video_dit.training.validation import NOISE_RATIOS, validate
+from video_dit.training.validation import Validation, validate
 from video_dit.training.watchdog import Watchdog
 
 BatchSource = Callable[[int, int, int, int], Iterator[Batch]]
@@ -158,10 +158,9 @@ def _duties(
 
     def measure(load: ValidationSource, done: int) -> None:
         held_out = load(engine.data_rank, engine.num_data_ranks, micro_batch_size(config, engine.num_ranks))
-        sums = validate(engine.model, loss_function, held_out)
-        by_t, data_error = (means(engine.sum_over_ranks(of_all)) for of_all in sums)
+        of_all = Validation(*map(engine.sum_over_ranks, validate(engine.model, loss_function, held_out)))
         if progress is not None:
-            progress.log_validation(done, by_t, dict(zip(NOISE_RATIOS, data_error, strict=True)))
+            progress.log_validation(done, of_all.figures())
 
     def sample(make: SampleSource, done: int) -> None:
         weights = engine.gather(averages.by_name["ema"])

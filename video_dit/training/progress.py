@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -128,23 +128,14 @@ class Progress:
         ]
         return "  ".join(parts)
 
-    def log_validation(self, step: int, by_t: list[float], data_error: Mapping[float, float]) -> None:
-        """Records the loss on held-out clips, whose mean is over the parts of [0, 1], and prints a line about it.
-
-        Args:
-            step: how many are done.
-            by_t: the loss in each part of [0, 1].
-            data_error: the mean squared error of the predicted data at each ratio of noise to signal.
-        """
-        mean, error = sum(by_t) / len(by_t), sum(data_error.values()) / len(data_error)
-        values = {
-            "step": step, "loss": mean, "loss_by_t": by_t,
-            "data_error": error, "data_error_by_noise_ratio": data_error,
-        }  # fmt: skip
+    def log_validation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Records what `Validation.figures` gives after so many steps, and prints a line about it."""
+        mean, by_t, error = figures["loss"], figures["loss_by_t"], figures["data_error"]
         with self._validation.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        by_ratio = {f"validation_data_error/noise_ratio_{ratio:g}": value for ratio, value in data_error.items()}
-        self._plot({"validation/loss": mean, "validation/data_error": error, **by_ratio}, step)
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        by_ratio = figures["data_error_by_noise_ratio"].items()
+        self._plot({"validation/loss": mean, "validation/data_error": error}, step)
+        self._plot({f"validation_data_error/noise_ratio_{ratio:g}": value for ratio, value in by_ratio}, step)
         self._plot(_parts("validation_by_t", by_t), step)
         print(
             f"validation after step {step}: loss {mean:.4f}, from {by_t[0]:.4f} near the data to {by_t[-1]:.4f}; "

@@ -1,7 +1,7 @@
 """The loss on clips that are not trained on, with the same noise each time."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from video_dit.contracts import Batch
 from video_dit.diffusion.objective import NUM_BINS
 from video_dit.training.draws import Draws
-from video_dit.training.loss import LossFunction
+from video_dit.training.loss import LossFunction, means
 
 NOISE_RATIOS = (0.5, 1.0, 2.0, 4.0)
 """sigma / alpha, at which the error of the predicted data is measured."""
@@ -25,6 +25,14 @@ class Validation(NamedTuple):
 
     by_bin: Tensor
     data_error: Tensor
+
+    def figures(self) -> dict[str, Any]:
+        """The means: of the loss, over and in the parts of [0, 1], and of the error, over and at the ratios; JSON."""
+        by_t, by_ratio = means(self.by_bin), means(self.data_error)
+        return {
+            "loss": sum(by_t) / len(by_t), "loss_by_t": by_t, "data_error": sum(by_ratio) / len(by_ratio),
+            "data_error_by_noise_ratio": dict(zip(NOISE_RATIOS, by_ratio, strict=True)),
+        }  # fmt: skip
 
 
 @torch.no_grad()
