@@ -44,8 +44,17 @@ class Emoji(NamedTuple):
 
     @property
     def caption(self) -> str:
-        tone = f" with {self.skin_tone} skin tone" if self.skin_tone else ""
-        return f"an animated emoji of {self.name}{tone}"
+        return f"an animated emoji of {self._described}"
+
+    @property
+    def caption_with_article(self) -> str:
+        """As people would ask for most of them, "a crocodile", and wrong for some, "a fire"."""
+        article = "an" if self.name[0].lower() in "aeiou" else "a"
+        return f"an animated emoji of {article} {self._described}"
+
+    @property
+    def _described(self) -> str:
+        return f"{self.name} with {self.skin_tone} skin tone" if self.skin_tone else self.name
 
     @property
     def split(self) -> str:
@@ -87,6 +96,7 @@ def make_clips(out: Path, limit: int | None, progress: Callable[[list[str], str]
             {
                 "path": path.relative_to(out).as_posix(),
                 "caption": one.caption,
+                "caption_with_article": one.caption_with_article,
                 "split": one.split,
                 "name": one.name,
                 "skin_tone": one.skin_tone,

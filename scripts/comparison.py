@@ -10,6 +10,7 @@ import torch
 from command_line import progress_bar
 from comparison_page import SHOWN, Row, comparison_page, write_clips
 from held_out_loss import held_out_loss
+from phrase_probe import PhraseProbe
 from reference_clips import Reference, nearest, read_references
 from shapes_score import score, shapes_asked_for
 from torch import Tensor
@@ -58,7 +59,8 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
         for run, pipeline in pipelines.items()
     }
-    measures = Measures(args, compared, first.device)
+    probe = PhraseProbe(args.probe, read(args.training)) if args.probe else None
+    measures = Measures(args, compared, probe, first.device)
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
     of_others = measures.of(_stack(others), [other.caption for other in others])
@@ -94,7 +96,9 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
 class Measures:
     """What is measured of a set of clips, against the references."""
 
-    def __init__(self, args: argparse.Namespace, references: list[Reference], device: torch.device) -> None:
+    def __init__(
+        self, args: argparse.Namespace, references: list[Reference], probe: PhraseProbe | None, device: torch.device
+    ) -> None:
         self._networks: list[tuple[Callable[[Tensor], Tensor], dict[str, Distance]]] = []
         if args.i3d:
             i3d = load_i3d(args.i3d).to(device)
@@ -103,6 +107,7 @@ class Measures:
         if encoder := self._encoder:
             distances = {"FID per frame": frechet_distance, "KID per frame": kernel_distance}
             self._networks.append((lambda clips: frame_features(clips, encoder), distances))
+        self._probe = probe
         clips = _stack(references)
         self._of_references = [features_of(clips) for features_of, _ in self._networks]
 
@@ -125,6 +130,8 @@ class Measures:
         if asked := shapes_asked_for(prompts):
             shares = score(asked, clips.numpy())
             intervals["as asked"] = Interval(shares["all"], *shares["interval"])
+        if self._probe is not None:
+            intervals["probe"] = self._probe.score(clips, prompts)
         return intervals | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
 
 

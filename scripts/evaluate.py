@@ -25,6 +25,12 @@ EPILOG = """the built-in shapes:
   and is what a perfect model would reach. OUT/comparison.json and OUT/comparison.html have the measures, the runs'
   losses there by timestep, and clips side by side. Distances of sets depend on how many clips there are:
   compare those of the same number alone. Intervals are of 95 %, over the clips.
+
+--probe:
+  A linear classifier is fitted to the colours of the clips of --training whose captions hold one of the phrases, such
+  as "with light skin tone" "with dark skin tone". The measure is the share of clips that it takes for what their
+  prompts hold. By chance it is one in as many as there are phrases; that of the other held-out clips is the most that
+  the classifier can tell.
 """
 
 
@@ -60,12 +66,17 @@ def arguments() -> argparse.Namespace:
     comparison.add_argument(
         "--encoder", help="vision model of transformers for distances per frame, and to texts if it reads them, as CLIP"
     )
+    comparison.add_argument(
+        "--probe", nargs="+", metavar="PHRASE", help="of prompts, such as colours, that clips are probed for; see below"
+    )
     args = parser.parse_args()
     if args.references is not None and args.out is None:
         parser.error("--references needs --out")
-    for option in ("out", "training", "i3d", "encoder"):
+    for option in ("out", "training", "i3d", "encoder", "probe"):
         if args.references is None and getattr(args, option) is not None:
             parser.error(f"--{option} needs --references")
+    if args.probe and args.training is None:
+        parser.error("--probe needs --training, whose clips it is fitted to")
     if len({run.name for run in args.run}) < len(args.run):
         parser.error("--run has folders of the same name, which could not be told apart: rename one")
     return args

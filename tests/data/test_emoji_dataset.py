@@ -87,6 +87,7 @@ def test_clips_come_with_captions_and_a_manifest_that_preprocessing_reads(out: P
         ("clips/1f44b.mp4", "an animated emoji of waving hand", 3),
         ("clips/1f42a.mp4", "an animated emoji of camel", 3),
     ]
+    assert rows[2]["caption_with_article"] == "an animated emoji of a camel"
     assert (sum(made.splits.values()), made.num_still, made.num_unnamed) == (3, 1, 1)
     held_out = {row["path"] for row in rows if row["split"] == "held_out"}
     videos, dropped = discover(out, DataConfig())

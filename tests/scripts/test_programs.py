@@ -72,17 +72,21 @@ def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
 def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     """Here with those of training, each of whose clips is its own nearest neighbour."""
     shards = road / "shards"
-    arguments = ("--references", shards, "--training", shards, "--out", road / "compared", "--clips", 8)
+    arguments = (
+        "--references", shards, "--training", shards, "--out", road / "compared", "--clips", 8,
+        "--probe", "red", "green", "blue", "yellow", "cyan", "magenta",
+    )  # fmt: skip
     result = run_script("evaluate.py", "--run", road / "run", *arguments)
     assert result.returncode == 0, result.stderr
     figures = json.loads((road / "compared/comparison.json").read_text())
     assert figures["clips"] == 8
     assert list(figures["measures"]) == ["other held-out clips", "run"]
     for measures in figures["measures"].values():
-        assert list(measures) == ["as asked", "motion", "flicker"]
+        assert list(measures) == ["as asked", "probe", "motion", "flicker"]
         assert all(0 <= measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
         assert measures["motion"]["low"] > 0
     assert figures["measures"]["other held-out clips"]["as asked"]["value"] > 0.8
+    assert figures["measures"]["other held-out clips"]["probe"]["value"] > 0.8
     losses = figures["held_out_loss"]["run"]
     assert len(losses["loss_by_t"]) == 9
     assert losses["loss"] == pytest.approx(sum(losses["loss_by_t"]) / 9)
@@ -93,6 +97,10 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     assert {path.name for path in (road / "compared/clips").iterdir()} == {Path(source).name for source in shown}
     first = next(read_windows(road / "compared" / shown[0], load_config(None, DATA_KEYS).data))
     assert first.frames.shape == (4, 16, 16, 3)
+    assert (
+        "--probe needs --training"
+        in run_script("evaluate.py", "--run", "x", "--references", "y", "--out", "z", "--probe", "red").stderr
+    )
     assert "--references needs --out" in run_script("evaluate.py", "--run", "x", "--references", "y").stderr
 
 
