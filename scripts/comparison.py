@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from command_line import progress_bar
-from comparison_page import SHOWN, Row, comparison_page, write_clips
+from comparison_page import Row, comparison_page, write_clips
 from held_out_loss import held_out_loss
 from phrase_probe import PhraseProbe
-from reference_clips import Reference, nearest, read_references
+from reference_clips import Neighbour, Reference, nearest, read_references
 from shapes_score import score, shapes_asked_for
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from video_dit.sampling.pipeline import VideoPipeline
 
 Distance = Callable[[Tensor, Tensor], float]
 
+OTHERS = "other held-out clips"
+"""The row of what a perfect model would reach."""
 MIN_REFERENCES = 8
 """As each half of both sets needs two clips."""
 
@@ -63,17 +66,21 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
     measures = Measures(args, compared, probe, first.device)
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
-    of_others = measures.of(_stack(others), [other.caption for other in others])
-    clips_of = {}
+    clips_of = {OTHERS: _stack(others)}
+    intervals_of = {OTHERS: measures.of(clips_of[OTHERS], [other.caption for other in others])}
     for run, pipeline in pipelines.items():
         total = len(prompts) * pipeline.config.sampling.num_steps
         with progress_bar(total=total, unit="step", label=f"generating by {run.name}") as bar:
-            clips_of[run.name] = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
-    neighbours: dict[str, list[Reference]] = {}
+            clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
+        clips_of[run.name], intervals_of[run.name] = clips, measures.of(clips, prompts)
+    neighbours: dict[str, list[Neighbour]] = {}
     if args.training:
-        found = iter(nearest(torch.cat([clips[:SHOWN] for clips in clips_of.values()]), read(args.training)))
-        neighbours = {name: [*islice(found, min(SHOWN, len(prompts)))] for name in clips_of}
-    rows = [Row(name, clips, measures.of(clips, prompts), neighbours.get(name)) for name, clips in clips_of.items()]
+        found = iter(nearest(torch.cat([*clips_of.values()]), read(args.training)))
+        neighbours = {name: [*islice(found, len(clips))] for name, clips in clips_of.items()}
+        for name, of_set in neighbours.items():
+            distances = np.array([neighbour.distance for neighbour in of_set])
+            intervals_of[name]["distance to training"] = bootstrap_interval(distances)
+    rows = [Row(run.name, clips_of[run.name], neighbours.get(run.name)) for run in pipelines]
 
     args.out.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -82,7 +89,7 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         "references": str(args.references),
         "measures": {
             name: {measure: interval._asdict() for measure, interval in of_row.items()}
-            for name, of_row in (("other held-out clips", of_others), *((row.name, row.measures) for row in rows))
+            for name, of_row in intervals_of.items()
         },
         "held_out_loss": losses,
     }

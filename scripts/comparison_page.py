@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from line_chart import line_chart
-from reference_clips import Reference
+from reference_clips import Neighbour, Reference
 from torch import Tensor
 
 from data.report.markup import Markup, element, joined, verbatim
 from data.video import write_mp4
 from video_dit.diffusion.objective import NUM_BINS
-from video_dit.evaluation.intervals import Interval
 
 SHOWN = 16
 """Clips of each run: the first, whatever they look like."""
@@ -34,14 +33,12 @@ class Row(NamedTuple):
     """
     name: of the run.
     clips: uint8 [N, F, H, W, 3].
-    measures: of the clips.
-    neighbours: of the clips that are shown, the nearest of training.
+    neighbours: of the clips, the nearest of training.
     """
 
     name: str
     clips: Tensor
-    measures: dict[str, Interval]
-    neighbours: list[Reference] | None
+    neighbours: list[Neighbour] | None
 
 
 def write_clips(folder: Path, compared: Sequence[Reference], rows: Sequence[Row], fps: float) -> dict[str, list[Path]]:
@@ -50,7 +47,9 @@ def write_clips(folder: Path, compared: Sequence[Reference], rows: Sequence[Row]
     for row in rows:
         columns[row.name] = [*row.clips[:SHOWN]]
         if row.neighbours is not None:
-            columns[f"{row.name}: nearest of training"] = [reference.frames for reference in row.neighbours]
+            columns[f"{row.name}: nearest of training"] = [
+                neighbour.reference.frames for neighbour in row.neighbours[:SHOWN]
+            ]
     folder.mkdir(exist_ok=True)
     files: dict[str, list[Path]] = {}
     for name, clips in columns.items():
@@ -125,9 +124,13 @@ def _clips(compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[st
         cells = []
         for name, of_column in files.items():
             of_training = neighbours.get(name)
-            words = element("small", of_training[index].caption) if of_training else joined()
+            words = _words(of_training[index]) if of_training else joined()
             source = of_column[index].as_posix()
             video = element("video", src=source, autoplay=True, loop=True, muted=True, playsinline=True)
             cells.append(element("td", video, words))
         lines.append(element("tr", element("td", reference.caption), *cells))
     return element("table", *lines)
+
+
+def _words(neighbour: Neighbour) -> Markup:
+    return element("small", f"{neighbour.reference.caption} (distance {neighbour.distance:.3f})")

@@ -1,6 +1,7 @@
 """Clips out of shards, to compare generated ones with."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from video_dit.contracts import Autoencoder
 from video_dit.errors import UserError
 from video_dit.sampling.frames import to_uint8
 from video_dit.shapes import Grid
+
+_TOGETHER = 32
+"""Clips whose distances are computed at once."""
 
 
 class Reference(NamedTuple):
@@ -45,19 +49,27 @@ def read_references(folder: Path, pixels: Grid, autoencoder: Autoencoder, device
         yield Reference(item.sample.id, item.sample.caption, frames)
 
 
-def nearest(clips: Tensor, references: Iterable[Reference]) -> list[Reference]:
-    """Of each clip the reference whose pixels differ least from its own, by their mean square.
+class Neighbour(NamedTuple):
+    """distance: root of the mean square over the pixels, in units of their range."""
+
+    reference: Reference
+    distance: float
+
+
+def nearest(clips: Tensor, references: Iterable[Reference]) -> list[Neighbour]:
+    """Of each clip the reference whose pixels differ least from its own.
 
     Args:
         clips: uint8 [N, F, H, W, 3].
-        references: of the same size, one after another, as there may be many.
+        references: one or more of the same size, one after another, as there may be many.
     """
-    wanted = clips.flatten(1).float()
-    best = torch.full((len(clips),), torch.inf)
-    found: list[Reference | None] = [None] * len(clips)
-    for reference in references:
-        distances = (wanted - reference.frames.flatten().float()).square().mean(1)
-        for index in (distances < best).nonzero().flatten().tolist():
-            found[index] = reference
-        best = torch.minimum(best, distances)
-    return [reference for reference in found if reference is not None]
+    levels = clips.flatten(1).double() / 255
+    found: dict[int, Neighbour] = {}
+    remaining = iter(references)
+    while batch := [*islice(remaining, _TOGETHER)]:
+        of_batch = torch.stack([reference.frames for reference in batch]).flatten(1).double() / 255
+        least = (torch.cdist(levels, of_batch) / levels.shape[1] ** 0.5).min(1)
+        for index, (distance, place) in enumerate(zip(least.values.tolist(), least.indices.tolist(), strict=True)):
+            if index not in found or distance < found[index].distance:
+                found[index] = Neighbour(batch[place], distance)
+    return [found[index] for index in range(len(clips))]

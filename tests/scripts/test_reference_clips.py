@@ -35,9 +35,11 @@ def test_another_size_is_told(tiny_shards: Path, tiny_config: Config) -> None:
 
 def test_the_nearest_is_found_one_after_another() -> None:
     generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(50, 200, (6, 2, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    frames = torch.randint(50, 200, (40, 2, 4, 4, 3), generator=generator, dtype=torch.uint8)
     references = [Reference(str(index), "", clip) for index, clip in enumerate(frames)]
-    wanted = [4, 0, 5, 4]
+    wanted = [4, 0, 37, 4]
     noise = torch.randint(0, 9, (4, 2, 4, 4, 3), generator=generator, dtype=torch.uint8)
     found = nearest(frames[wanted] + noise, iter(references))
-    assert [int(reference.id) for reference in found] == wanted
+    assert [int(neighbour.reference.id) for neighbour in found] == wanted
+    distances = (noise.double() / 255).square().flatten(1).mean(1).sqrt()
+    assert [neighbour.distance for neighbour in found] == pytest.approx(distances.tolist())
