@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from command_line import progress_bar
-from comparison_page import Row, comparison_page, write_clips
+from comparison_page import Row, comparison_page, comparison_sheet, shown_clips, write_clips
 from held_out_loss import held_out_loss
 from phrase_probe import PhraseProbe
 from reference_clips import Neighbour, Reference, nearest, read_references
@@ -35,7 +35,7 @@ MIN_REFERENCES = 8
 
 
 def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -> None:
-    """Writes comparison.json, comparison.html and the clips that it shows, and prints the measures.
+    """Writes comparison.json, .png and .html and the clips that it shows, and prints the measures.
 
     Args:
         args: of scripts/evaluate.py.
@@ -94,10 +94,12 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         "held_out_loss": losses,
     }
     write_atomically(args.out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    files = write_clips(args.out / "clips", compared, rows, first.config.data.fps)
-    page = args.out / "comparison.html"
-    write_atomically(page, comparison_page(figures, compared, rows, files))
-    print(_table(figures["measures"]), args.out / "comparison.json", page, sep="\n")
+    columns = shown_clips(compared, rows)
+    comparison_sheet(prompts, columns).save(args.out / "comparison.png")
+    files = write_clips(args.out / "clips", columns, first.config.data.fps)
+    write_atomically(args.out / "comparison.html", comparison_page(figures, compared, rows, files))
+    written = (args.out / f"comparison.{suffix}" for suffix in ("json", "png", "html"))
+    print(_table(figures["measures"]), *written, sep="\n")
 
 
 class Measures:

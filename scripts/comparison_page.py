@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from line_chart import line_chart
+from PIL import Image
 from reference_clips import Neighbour, Reference
 from torch import Tensor
 
 from data.report.markup import Markup, element, joined, verbatim
 from data.video import write_mp4
 from video_dit.diffusion.objective import NUM_BINS
+from video_dit.sampling.contact_sheet import contact_sheet, spread_frames
 
 SHOWN = 16
 """Clips of each run: the first, whatever they look like."""
+SHEET_FRAMES = 4
+"""Of each clip in the picture of them all."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
@@ -41,15 +46,22 @@ class Row(NamedTuple):
     neighbours: list[Neighbour] | None
 
 
-def write_clips(folder: Path, compared: Sequence[Reference], rows: Sequence[Row], fps: float) -> dict[str, list[Path]]:
-    """The files of each column of the page, relative to the page."""
+Columns = Mapping[str, Sequence[Tensor]]
+"""Clips side by side, of as many prompts in each column."""
+
+
+def shown_clips(compared: Sequence[Reference], rows: Sequence[Row]) -> Columns:
+    """The held-out clips, then those of each run, and beside them their nearest of training."""
     columns = {"held out": [reference.frames for reference in compared[:SHOWN]]}
     for row in rows:
         columns[row.name] = [*row.clips[:SHOWN]]
         if row.neighbours is not None:
-            columns[f"{row.name}: nearest of training"] = [
-                neighbour.reference.frames for neighbour in row.neighbours[:SHOWN]
-            ]
+            columns[_nearest_to(row)] = [neighbour.reference.frames for neighbour in row.neighbours[:SHOWN]]
+    return columns
+
+
+def write_clips(folder: Path, columns: Columns, fps: float) -> dict[str, list[Path]]:
+    """The files of each column, relative to the folder's own folder."""
     folder.mkdir(exist_ok=True)
     files: dict[str, list[Path]] = {}
     for name, clips in columns.items():
@@ -58,6 +70,17 @@ def write_clips(folder: Path, compared: Sequence[Reference], rows: Sequence[Row]
         for file, clip in zip(files[name], clips, strict=True):
             write_mp4(folder.parent / file, clip.numpy(), fps)
     return files
+
+
+def comparison_sheet(prompts: Sequence[str], columns: Columns) -> Image.Image:
+    """A row for each prompt, with a few frames of each column's clip, and white between."""
+    rows = []
+    for clips in zip(*columns.values(), strict=True):
+        strips = [spread_frames(clip.numpy(), SHEET_FRAMES) for clip in clips]
+        white = np.full_like(strips[0][:1], 255)
+        rows.append(np.concatenate([part for strip in strips for part in (strip, white)][:-1]))
+    labels = [f"{prompt} ({' | '.join(columns)})" for prompt in prompts[: len(rows)]]
+    return contact_sheet(rows, labels, num_columns=max(map(len, rows)))
 
 
 def comparison_page(
@@ -118,7 +141,7 @@ def _chart(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) 
 
 
 def _clips(compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[str, Sequence[Path]]) -> Markup:
-    neighbours = {f"{row.name}: nearest of training": row.neighbours for row in rows if row.neighbours is not None}
+    neighbours = {_nearest_to(row): row.neighbours for row in rows if row.neighbours is not None}
     lines = [element("tr", element("th", "prompt"), *(element("th", name) for name in files))]
     for index, reference in enumerate(compared[:SHOWN]):
         cells = []
@@ -134,3 +157,7 @@ def _clips(compared: Sequence[Reference], rows: Sequence[Row], files: Mapping[st
 
 def _words(neighbour: Neighbour) -> Markup:
     return element("small", f"{neighbour.reference.caption} (distance {neighbour.distance:.3f})")
+
+
+def _nearest_to(row: Row) -> str:
+    return f"{row.name}: nearest of training"

@@ -22,9 +22,9 @@ EPILOG = """the built-in shapes:
 --references:
   The clips there, shuffled always alike, are taken in turns into two sets. To the prompts of the first each run
   makes clips, with the seeds from --seed on, which are compared with that set. The second set is compared with it too,
-  and is what a perfect model would reach. OUT/comparison.json and OUT/comparison.html have the measures, the runs'
-  losses there by timestep, and clips side by side. Distances of sets depend on how many clips there are:
-  compare those of the same number alone. Intervals are of 95 %, over the clips.
+  and is what a perfect model would reach. In OUT, comparison.json and comparison.html have the measures, the runs'
+  losses there by timestep, and clips side by side, of which comparison.png has some frames. Distances of sets depend on
+  how many clips there are: compare those of the same number alone. Intervals are of 95 %, over the clips.
 
 --probe:
   A linear classifier is fitted to the colours of the clips of --training whose captions hold one of the phrases, such

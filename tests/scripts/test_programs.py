@@ -96,6 +96,9 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     shown = re.findall(r'src="(clips/[^"]+)"', page)
     assert len(shown) == len(set(shown)) == 3 * 8
     assert {path.name for path in (road / "compared/clips").iterdir()} == {Path(source).name for source in shown}
+    with Image.open(road / "compared/comparison.png") as sheet:
+        assert sheet.width > (3 * 4 + 2) * 96  # frames of three clips, and white between
+        assert np.asarray(sheet)[60, 4 * 100 + 50].tolist() == [255, 255, 255]
     first = next(read_windows(road / "compared" / shown[0], load_config(None, DATA_KEYS).data))
     assert first.frames.shape == (4, 16, 16, 3)
     assert (
