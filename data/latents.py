@@ -1,25 +1,19 @@
 """From frames to latents, in preprocessing and, where shards hold videos, in training: one way, so that both agree."""
 
 import torch
-from einops import rearrange
 from torch import Generator, Tensor
 
 from video_dit.contracts import Autoencoder, Posterior
+from video_dit.frames import from_uint8
 from video_dit.seeds import derive_seed
 
 STORED = torch.bfloat16
 """What latents and embeddings are kept in. The 256 levels of a pixel are twice as far apart as its numbers near 1."""
 
 
-def normalized(frames: Tensor) -> Tensor:
-    """uint8 [B, F, H, W, 3] to [B, 3, F, H, W] in [-1, 1]."""
-    planes = rearrange(frames, "b f h w c -> b c f h w").contiguous()  # converting is faster in order, and in place
-    return planes.float().div_(127.5).sub_(1)
-
-
 def encode(frames: Tensor, autoencoder: Autoencoder) -> Posterior:
     """uint8 [B, F, H, W, 3] to the posterior of their latents, rounded as shards keep it, where the autoencoder is."""
-    mean, std = autoencoder.encode(normalized(frames))
+    mean, std = autoencoder.encode(from_uint8(frames))
     return Posterior(mean.to(STORED), None if std is None else std.to(STORED))
 
 

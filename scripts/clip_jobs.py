@@ -14,7 +14,7 @@ from data.probe import VideoError
 from data.video import read_windows
 from video_dit.config import DataConfig, with_changes
 from video_dit.errors import UserError
-from video_dit.sampling.frames import read_image
+from video_dit.sampling.given_frames import read_image
 from video_dit.sampling.pipeline import VideoPipeline
 from video_dit.sampling.plan import Plan
 from video_dit.sampling.requests import ClipRequest

@@ -24,8 +24,8 @@ from video_dit.evaluation.intervals import bootstrap_interval
 from video_dit.evaluation.lpips import load_lpips, lpips
 from video_dit.evaluation.similarity import psnr, ssim
 from video_dit.files import write_atomically
+from video_dit.frames import to_uint8
 from video_dit.sampling.contact_sheet import contact_sheet
-from video_dit.sampling.frames import to_uint8
 
 SHOWN = 8
 """Clips of the picture: the first, whatever they look like."""

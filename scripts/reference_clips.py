@@ -12,7 +12,7 @@ from data.dataset import ClipDataset
 from data.order import Position
 from video_dit.contracts import Autoencoder
 from video_dit.errors import UserError
-from video_dit.sampling.frames import to_uint8
+from video_dit.frames import to_uint8
 from video_dit.shapes import Grid
 
 _TOGETHER = 32

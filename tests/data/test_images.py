@@ -15,7 +15,7 @@ from data.shards import ShardReader, StoredSample
 from data.video import write_mp4
 from video_dit.config import Config, load_config
 from video_dit.errors import UserError
-from video_dit.sampling.pipeline import to_uint8
+from video_dit.frames import to_uint8
 
 KEYS = (
     "data.fps=60", "data.height=32", "data.width=32", "buckets.num_frames=[1, 4]", "text_encoder.max_length=4",

@@ -8,17 +8,16 @@ from torch import Tensor
 
 from data.dataset import ClipDataset, collate
 from data.dataset_info import DatasetInfo
-from data.latents import draw_latents, encode, normalized
+from data.latents import draw_latents, encode
 from data.order import Position
 from data.shards import ShardReader
 from video_dit.contracts import Posterior
 from video_dit.encoders.autoencoders import PixelAutoencoder
-from video_dit.sampling.frames import from_uint8, to_uint8
+from video_dit.frames import to_uint8
 
 
 def test_every_level_of_a_pixel_survives() -> None:
     frames = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16, 1).repeat(1, 1, 1, 1, 3)
-    assert torch.equal(normalized(frames), from_uint8(frames))
     mean, std = encode(frames, PixelAutoencoder())
     assert std is None
     assert torch.equal(to_uint8(mean), frames)

@@ -24,7 +24,7 @@ from video_dit.config import Config, load_config
 from video_dit.contracts import TextCondition
 from video_dit.encoders import build_text_encoder
 from video_dit.errors import UserError
-from video_dit.sampling.pipeline import to_uint8
+from video_dit.frames import to_uint8
 
 BASE = (
     "data.fps=8", "data.num_frames=4", "data.height=32", "data.width=32", "data.clips_per_shard=2",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from video_dit.encoders.autoencoders import HaarAutoencoder, PixelAutoencoder
-from video_dit.sampling.pipeline import to_uint8
+from video_dit.frames import to_uint8
 
 
 @pytest.mark.parametrize(("autoencoder", "tolerance"), [(PixelAutoencoder(), 0), (HaarAutoencoder(), 1)])

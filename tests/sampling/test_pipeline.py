@@ -12,8 +12,9 @@ from random_run import random_run
 
 from video_dit.config import Config, load_config
 from video_dit.errors import UserError
+from video_dit.frames import to_uint8
 from video_dit.sampling.contact_sheet import contact_sheet
-from video_dit.sampling.frames import read_image, to_uint8
+from video_dit.sampling.given_frames import read_image
 from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
 
 pytestmark = pytest.mark.filterwarnings("error::video_dit.sampling.pipeline.SamplingWarning")

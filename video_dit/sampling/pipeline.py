@@ -18,12 +18,13 @@ from video_dit.diffusion.timesteps import sampling_times, shift_for
 from video_dit.encoders import build_autoencoder, build_text_encoder, truncation_warning
 from video_dit.encoders.fingerprint import check_encoders
 from video_dit.errors import UserError
+from video_dit.frames import from_uint8, to_uint8
 from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
 from video_dit.models.weights import check_weights, merge_adapters, read_parts
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
-from video_dit.sampling.frames import checked_frames, from_uint8, to_uint8
+from video_dit.sampling.given_frames import checked_frames
 from video_dit.sampling.offload import offload_blocks
 from video_dit.sampling.plan import Plan, Window, plan_clip, still_length
 from video_dit.shapes import Grid, latent_grid

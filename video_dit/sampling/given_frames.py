@@ -1,26 +1,15 @@
-"""Frames as a user sees them, uint8 [..., H, W, 3], and as an autoencoder does, [B, 3, F, H, W] in [-1, 1]."""
+"""Frames that a user gives: of videos and of pictures."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from video_dit.errors import UserError
 from video_dit.shapes import Grid
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """[B, 3, F, H, W] in [-1, 1] to uint8 [B, F, H, W, 3]; what is outside is clamped."""
-    levels = (pixels.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-    return rearrange(levels, "b c f h w -> b f h w c")
-
-
-def from_uint8(frames: Tensor) -> Tensor:
-    """The inverse of `to_uint8`."""
-    return rearrange(frames, "b f h w c -> b c f h w").float() / 127.5 - 1
 
 
 def checked_frames(frames: Tensor, size: Grid, what: str, batch_size: int) -> Tensor:
