@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from video_dit.evaluation.intervals import Interval, bootstrap_interval, half_sa
 from video_dit.evaluation.motion import motion_magnitude, temporal_flicker
 from video_dit.files import write_atomically
 from video_dit.sampling.pipeline import VideoPipeline
-
-Distance = Callable[[Tensor, Tensor], float]
 
 OTHERS = "other held-out clips"
 """The row of what a perfect model would reach."""
@@ -108,17 +106,12 @@ class Measures:
     def __init__(
         self, args: argparse.Namespace, references: list[Reference], probe: PhraseProbe | None, device: torch.device
     ) -> None:
-        self._networks: list[tuple[Callable[[Tensor], Tensor], dict[str, Distance]]] = []
-        if args.i3d:
-            i3d = load_i3d(args.i3d).to(device)
-            self._networks.append((lambda clips: i3d_features(clips, i3d), {"FVD": frechet_distance}))
-        self._encoder = TransformersVision(args.encoder, device, "--encoder") if args.encoder else None
-        if encoder := self._encoder:
-            distances = {"FID per frame": frechet_distance, "KID per frame": kernel_distance}
-            self._networks.append((lambda clips: frame_features(clips, encoder), distances))
-        self._probe = probe
         clips = _stack(references)
-        self._of_references = [features_of(clips) for features_of, _ in self._networks]
+        self._i3d = load_i3d(args.i3d).to(device) if args.i3d else None
+        self._encoder = TransformersVision(args.encoder, device, "--encoder") if args.encoder else None
+        self._i3d_references = i3d_features(clips, self._i3d) if self._i3d else None
+        self._frame_references = frame_features(clips, self._encoder) if self._encoder else None
+        self._probe = probe
 
     def of(self, clips: Tensor, prompts: list[str]) -> dict[str, Interval]:
         """
@@ -126,16 +119,19 @@ class Measures:
             clips: uint8 [N, F, H, W, 3].
             prompts: N, what they show.
         """
+        intervals = {}
         scores = {"motion": motion_magnitude(clips)}
         if clips.shape[1] > 2:
             scores["flicker"] = temporal_flicker(clips)
-        if self._encoder is not None and self._encoder.reads_texts:
-            scores["text similarity"] = text_similarity(clips, prompts, self._encoder)
-        intervals = {}
-        for (features_of, distances), of_references in zip(self._networks, self._of_references, strict=True):
-            features = features_of(clips)
-            for name, distance in distances.items():
-                intervals[name] = half_sample_interval(distance, features, of_references)
+        if self._i3d is not None:
+            features = i3d_features(clips, self._i3d)
+            intervals["FVD"] = half_sample_interval(frechet_distance, features, self._i3d_references)
+        if self._encoder is not None:
+            features = frame_features(clips, self._encoder)
+            intervals["FID per frame"] = half_sample_interval(frechet_distance, features, self._frame_references)
+            intervals["KID per frame"] = half_sample_interval(kernel_distance, features, self._frame_references)
+            if self._encoder.reads_texts:
+                scores["text similarity"] = text_similarity(features, prompts, self._encoder)
         if asked := shapes_asked_for(prompts):
             shares = score(asked, clips.numpy())
             intervals["as asked"] = Interval(shares["all"], *shares["interval"])

@@ -48,27 +48,26 @@ def frame_features(clips: Tensor, encoder: ImageEncoder, batch_size: int = 64) -
     return torch.cat([encoder.image_features(batch) for batch in frames]).unflatten(0, clips.shape[:2])
 
 
-def text_similarity(clips: Tensor, prompts: list[str], encoder: ImageTextEncoder, batch_size: int = 64) -> Tensor:
+def text_similarity(features: Tensor, prompts: list[str], encoder: ImageTextEncoder, batch_size: int = 64) -> Tensor:
     """The cosine between the features of a frame and of the clip's prompt, and its mean over the frames.
 
     CLIPScore (Hessel et al. 2021, arXiv 2104.08718, section 3) of an image is 2.5 times this cosine, or 0 where the
     cosine is below.
 
     Args:
-        clips: uint8 [N, F, H, W, 3].
+        features: [N, F, D], as `frame_features` gives those of N clips with this encoder.
         prompts: N, what each clip should show.
         encoder: of images and texts, such as CLIP's.
-        batch_size: frames, and prompts, computed together.
+        batch_size: prompts computed together.
 
     Returns:
         [N] in [-1, 1].
 
     Raises:
-        UserError: they are no such clips, or not as many prompts.
+        UserError: there are not as many prompts.
     """
-    images = frame_features(clips, encoder, batch_size)
-    if len(prompts) != len(clips):
-        raise UserError(f"{len(clips)} clips are compared with {len(prompts)} prompts: give one for each clip")
+    if len(prompts) != len(features):
+        raise UserError(f"{len(features)} clips are compared with {len(prompts)} prompts: give one for each clip")
     starts = range(0, len(prompts), batch_size)
     texts = torch.cat([encoder.text_features(prompts[start : start + batch_size]) for start in starts])
-    return F.cosine_similarity(images, texts.unsqueeze(1), dim=-1).mean(1)
+    return F.cosine_similarity(features, texts.unsqueeze(1), dim=-1).mean(1)
