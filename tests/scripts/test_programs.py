@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 from launch import REPOSITORY, run_script
 from PIL import Image
+from vision_models import save_clip
 
 from data.video import read_windows
 from video_dit.config import load_config
@@ -74,7 +75,7 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     shards = road / "shards"
     arguments = (
         "--references", shards, "--training", shards, "--out", road / "compared", "--clips", 8,
-        "--probe", "red", "green", "blue", "yellow", "cyan", "magenta",
+        "--encoder", save_clip(road / "clip"), "--probe", "red", "green", "blue", "yellow", "cyan", "magenta",
     )  # fmt: skip
     result = run_script("evaluate.py", "--run", road / "run", *arguments)
     assert result.returncode == 0, result.stderr
@@ -82,8 +83,11 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     assert figures["clips"] == 8
     assert list(figures["measures"]) == ["other held-out clips", "run"]
     for measures in figures["measures"].values():
-        assert list(measures) == ["as asked", "probe", "motion", "flicker", "distance to training"]
-        assert all(0 <= measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
+        of_sets = ["FID per frame", "KID per frame"]
+        of_clips = ["motion", "flicker", "text similarity", "distance to training"]
+        assert list(measures) == [*of_sets, "as asked", "probe", *of_clips]
+        assert all(measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
+        assert all(measures[name]["low"] >= 0 for name in ("as asked", "probe", "motion", "flicker"))
         assert measures["motion"]["low"] > 0
     real, generated = figures["measures"].values()
     assert min(real["as asked"]["value"], real["probe"]["value"]) > 0.8
