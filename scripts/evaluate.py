@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     comparison = parser.add_argument_group("comparison with held-out clips")
     comparison.add_argument("--references", type=Path, help="folder of shards that no run was trained on")
     comparison.add_argument("--out", type=Path, help="folder for the measures, the page and the clips that it shows")
-    comparison.add_argument("--training", type=Path, help="shards of training: shows the nearest neighbours of clips")
+    comparison.add_argument("--training", type=Path, help="shards of training: finds the nearest of each clip")
     comparison.add_argument("--i3d", type=Path, help="weights for FVD; scripts/fetch_metric_weights.py gets them")
     comparison.add_argument(
         "--encoder", help="vision model of transformers for distances per frame, and to texts if it reads them, as CLIP"
