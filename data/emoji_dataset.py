@@ -6,6 +6,7 @@ skin tone are held out of training, which shows their concepts and their skin to
 
 import io
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ SIZE = 128
 NAMES_PACKAGE = "emojibase-data@17.0.0"
 PICTURE_PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{number}@1.0.0" for number in range(1, 5))
 SKIN_TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+_SOUNDS_LIKE_A_VOWEL = re.compile(r"(?!uni|ewe|one)[aeiou]|hour", re.IGNORECASE)
 HELD_OUT_SHARE = 3
 """Of so many concepts with skin tones, about one has one of its five tones held out."""
 
@@ -49,7 +51,7 @@ class Emoji(NamedTuple):
     @property
     def caption_with_article(self) -> str:
         """As people would ask for most of them, "a crocodile", and wrong for some, "a fire"."""
-        article = "an" if self.name[0].lower() in "aeiou" else "a"
+        article = "an" if _SOUNDS_LIKE_A_VOWEL.match(self.name) else "a"
         return f"an animated emoji of {article} {self._described}"
 
     @property

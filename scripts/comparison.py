@@ -51,17 +51,21 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         return read_references(folder, first.config.data.grid, first.autoencoder, first.device)
 
     references = [*islice(read(args.references), 2 * args.clips)]
+    if 2 * args.clips < MIN_REFERENCES:
+        raise UserError(f"--clips is {args.clips}, and intervals need {MIN_REFERENCES // 2} clips of each set at least")
     if len(references) < MIN_REFERENCES:
         raise UserError(
             f"{args.references} has {len(references)} clips of this size, and intervals need {MIN_REFERENCES} at least"
         )
     compared, others = references[: 2 * (len(references) // 2) : 2], references[1::2]
+    if args.training:
+        next(read(args.training))  # what is wrong with it is told before anything is computed
+    probe = PhraseProbe(args.probe, read(args.training)) if args.probe else None
+    measures = Measures(args, compared, others, probe, first.device)
     losses = {
         run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
         for run, pipeline in pipelines.items()
     }
-    probe = PhraseProbe(args.probe, read(args.training)) if args.probe else None
-    measures = Measures(args, compared, probe, first.device)
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
     clips_of = {OTHERS: _stack(others)}
@@ -104,8 +108,29 @@ class Measures:
     """What is measured of a set of clips, against the references."""
 
     def __init__(
-        self, args: argparse.Namespace, references: list[Reference], probe: PhraseProbe | None, device: torch.device
+        self,
+        args: argparse.Namespace,
+        references: list[Reference],
+        others: list[Reference],
+        probe: PhraseProbe | None,
+        device: torch.device,
     ) -> None:
+        """
+        Args:
+            args: of scripts/evaluate.py.
+            references: that sets of clips are compared with.
+            others: whose measures will stand beside; what only one of both sets has is not measured.
+            probe: if one is asked for.
+            device: for the networks.
+
+        Raises:
+            UserError: weights cannot be read, or the captions of a set hold no phrase of the probe.
+        """
+        captions, of_others = ([reference.caption for reference in of_set] for of_set in (references, others))
+        self._are_of_shapes = shapes_asked_for([*captions, *of_others]) is not None
+        if probe is not None:
+            for of_set in (captions, of_others):
+                probe.phrases_in(of_set)
         clips = _stack(references)
         self._i3d = load_i3d(args.i3d).to(device) if args.i3d else None
         self._encoder = TransformersVision(args.encoder, device, "--encoder") if args.encoder else None
@@ -132,11 +157,12 @@ class Measures:
             intervals["KID per frame"] = half_sample_interval(kernel_distance, features, self._frame_references)
             if self._encoder.reads_texts:
                 scores["text similarity"] = text_similarity(features, prompts, self._encoder)
-        if asked := shapes_asked_for(prompts):
+        if self._are_of_shapes:
+            asked = shapes_asked_for(prompts)
             shares = score(asked, clips.numpy())
             intervals["as asked"] = Interval(shares["all"], *shares["interval"])
         if self._probe is not None:
-            intervals["probe"] = self._probe.score(clips, prompts)
+            intervals["phrase by colour"] = self._probe.score(clips, prompts)
         return intervals | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
 
 

@@ -26,11 +26,15 @@ EPILOG = """the built-in shapes:
   losses there by timestep, and clips side by side, of which comparison.png has some frames. Distances of sets depend on
   how many clips there are: compare those of the same number alone. Intervals are of 95 %, over the clips.
 
+--training:
+  "distance to training" is that of a clip to the nearest clip there: the root of the mean square over all pixels, in
+  units of their range. A copy has 0; the other held-out clips say how near clips are that nobody has copied.
+
 --probe:
   A linear classifier is fitted to the colours of the clips of --training whose captions hold one of the phrases, such
   as "with light skin tone" "with dark skin tone". The measure is the share of clips that it takes for what their
-  prompts hold. By chance it is one in as many as there are phrases; that of the other held-out clips is the most that
-  the classifier can tell.
+  prompts hold. Where prompts hold all phrases equally often, chance is one in as many as there are; the row of the
+  other held-out clips says how well the classifier tells real clips.
 """
 
 
@@ -77,6 +81,8 @@ def arguments() -> argparse.Namespace:
             parser.error(f"--{option} needs --references")
     if args.probe and args.training is None:
         parser.error("--probe needs --training, whose clips it is fitted to")
+    if args.probe and len(args.probe) < 2:
+        parser.error(f"--probe has the phrase {args.probe[0]!r} alone: give two or more to tell apart")
     if len({run.name for run in args.run}) < len(args.run):
         parser.error("--run has folders of the same name, which could not be told apart: rename one")
     return args

@@ -1,5 +1,6 @@
 """Which of some phrases, such as colours, a clip's colours stand for, by a probe that is fitted to captioned clips."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,17 +16,16 @@ from video_dit.evaluation.intervals import Interval
 class PhraseProbe:
     """
     Args:
-        phrases: two or more; a caption that holds none, or several, says nothing of its clip.
+        phrases: two or more, of whole words: "light" is not in "medium-light". A caption that holds none of them, or
+            several, says nothing of its clip.
         references: to fit it to, one after another, as there may be many.
 
     Raises:
-        UserError: there are too few phrases, or one is in no caption.
+        UserError: a phrase is in no caption, or only with others.
     """
 
     def __init__(self, phrases: Sequence[str], references: Iterable[Reference]) -> None:
-        if len(phrases) < 2:
-            raise UserError(f"--probe has the phrase {phrases[0]!r} alone: give two or more to tell apart")
-        self.phrases = phrases
+        self._patterns = [re.compile(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])") for phrase in phrases]
         features, labels = [], []
         for reference in references:
             if (phrase := self.phrase_in(reference.caption)) is not None:
@@ -39,8 +39,23 @@ class PhraseProbe:
 
     def phrase_in(self, caption: str) -> int | None:
         """The index of the one phrase that is in the caption."""
-        held = [index for index, phrase in enumerate(self.phrases) if phrase in caption]
+        held = [index for index, pattern in enumerate(self._patterns) if pattern.search(caption)]
         return held[0] if len(held) == 1 else None
+
+    def phrases_in(self, captions: Sequence[str]) -> dict[int, int]:
+        """The indices of the captions that hold one phrase, and of that phrase.
+
+        Raises:
+            UserError: there are none.
+        """
+        found = {index: self.phrase_in(caption) for index, caption in enumerate(captions)}
+        held = {index: phrase for index, phrase in found.items() if phrase is not None}
+        if not held:
+            raise UserError(
+                f"of {len(captions)} captions of --references that are compared none holds one phrase of --probe: give "
+                "others, or more --clips"
+            )
+        return held
 
     def score(self, clips: Tensor, prompts: Sequence[str]) -> Interval:
         """The share of clips that the probe takes for what their prompt holds, of those that hold a phrase.
@@ -52,10 +67,7 @@ class PhraseProbe:
         Raises:
             UserError: no prompt holds a phrase.
         """
-        phrases = [self.phrase_in(prompt) for prompt in prompts]
-        rows = [row for row, phrase in enumerate(phrases) if phrase is not None]
-        if not rows:
-            raise UserError("no caption of --references holds a phrase of --probe: give others, or leave it out")
-        asked = torch.tensor([phrases[row] for row in rows])
-        right = int((self._probe.predict(colour_histogram(clips[rows])) == asked).sum())
-        return Interval(right / len(rows), *wilson_interval(right, len(rows)))
+        asked = self.phrases_in(prompts)
+        seen = self._probe.predict(colour_histogram(clips[[*asked]]))
+        right = int((seen == torch.tensor([*asked.values()])).sum())
+        return Interval(right / len(asked), *wilson_interval(right, len(asked)))

@@ -63,13 +63,19 @@ def nearest(clips: Tensor, references: Iterable[Reference]) -> list[Neighbour]:
         clips: uint8 [N, F, H, W, 3].
         references: one or more of the same size, one after another, as there may be many.
     """
-    levels = clips.flatten(1).double() / 255
-    found: dict[int, Neighbour] = {}
+    least = torch.full((len(clips),), torch.inf, dtype=torch.float64)
+    found: dict[int, Reference] = {}
     remaining = iter(references)
     while batch := [*islice(remaining, _TOGETHER)]:
-        of_batch = torch.stack([reference.frames for reference in batch]).flatten(1).double() / 255
-        least = (torch.cdist(levels, of_batch) / levels.shape[1] ** 0.5).min(1)
-        for index, (distance, place) in enumerate(zip(least.values.tolist(), least.indices.tolist(), strict=True)):
-            if index not in found or distance < found[index].distance:
-                found[index] = Neighbour(batch[place], distance)
-    return [found[index] for index in range(len(clips))]
+        of_batch = _levels(torch.stack([reference.frames for reference in batch]))
+        distances, places = torch.cat([torch.cdist(_levels(some), of_batch) for some in clips.split(_TOGETHER)]).min(1)
+        for index in (distances < least).nonzero().flatten().tolist():
+            found[index] = batch[places[index]]
+        least = torch.minimum(least, distances)
+    scale = clips[0].numel() ** 0.5
+    return [Neighbour(found[index], distance / scale) for index, distance in enumerate(least.tolist())]
+
+
+def _levels(clips: Tensor) -> Tensor:
+    """A row of float64 in [0, 1] for each clip."""
+    return clips.flatten(1).double().div_(255)

@@ -12,6 +12,6 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def from_uint8(frames: Tensor) -> Tensor:
-    """The inverse of `to_uint8`."""
+    """uint8 [B, F, H, W, 3] to float32 [B, 3, F, H, W] in [-1, 1], of which `to_uint8` makes the same frames again."""
     planes = rearrange(frames, "b f h w c -> b c f h w").contiguous()  # converting is faster in order, and in place
     return planes.float().div_(127.5).sub_(1)

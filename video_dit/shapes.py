@@ -33,9 +33,10 @@ class Grid(NamedTuple):
         """
         for name, length, step in zip(self._fields, self, stride, strict=True):
             if length % step:
+                multiples = {max(step, length // step * step), (length // step + 1) * step}
                 raise UserError(
                     f"{name} is {length}, which is not a multiple of {step}, the {what}: "
-                    f"use {max(step, length // step * step)} or {(length // step + 1) * step}"
+                    f"use {' or '.join(map(str, sorted(multiples)))}"
                 )
         return Grid(*(length // step for length, step in zip(self, stride, strict=True)))
 

@@ -87,12 +87,27 @@ def test_clips_come_with_captions_and_a_manifest_that_preprocessing_reads(out: P
         ("clips/1f44b.mp4", "an animated emoji of waving hand", 3),
         ("clips/1f42a.mp4", "an animated emoji of camel", 3),
     ]
+    assert rows[0]["caption_with_article"] == "an animated emoji of a waving hand with medium skin tone"
     assert rows[2]["caption_with_article"] == "an animated emoji of a camel"
     assert (sum(made.splits.values()), made.num_still, made.num_unnamed) == (3, 1, 1)
     held_out = {row["path"] for row in rows if row["split"] == "held_out"}
     videos, dropped = discover(out, DataConfig())
     assert {video.id for video in videos} == {row["path"] for row in rows} - held_out
     assert {entry.id for entry in dropped} == held_out
+
+
+def test_the_article_is_as_it_is_said() -> None:
+    names = (
+        ("ant", "an"),
+        ("unicorn", "a"),
+        ("ewe", "a"),
+        ("one-thirty", "a"),
+        ("hourglass done", "an"),
+        ("house", "a"),
+    )
+    for name, article in names:
+        emoji = Emoji("1f40e", "1f40e", name, None, "animals", ())
+        assert emoji.caption_with_article == f"an animated emoji of {article} {name}"
 
 
 @pytest.mark.parametrize("format", ["WEBP", "PNG"])

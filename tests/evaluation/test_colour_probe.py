@@ -11,7 +11,7 @@ def test_the_histogram_is_numpy_s() -> None:
     histograms = colour_histogram(clips)
     for clip, histogram in zip(clips.numpy(), histograms, strict=True):
         counts, _ = np.histogramdd(clip.reshape(-1, 3), bins=8, range=[(0, 256)] * 3)
-        assert histogram.numpy() == pytest.approx(np.sqrt(counts.ravel() / counts.sum()))
+        assert histogram.numpy() == pytest.approx(np.sqrt(counts.ravel() / counts.sum()), abs=1e-12, rel=0)
 
 
 def test_the_probe_is_ridge_regression() -> None:

@@ -85,12 +85,12 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     for measures in figures["measures"].values():
         of_sets = ["FID per frame", "KID per frame"]
         of_clips = ["motion", "flicker", "text similarity", "distance to training"]
-        assert list(measures) == [*of_sets, "as asked", "probe", *of_clips]
+        assert list(measures) == [*of_sets, "as asked", "phrase by colour", *of_clips]
         assert all(measure["low"] <= measure["value"] <= measure["high"] for measure in measures.values())
-        assert all(measures[name]["low"] >= 0 for name in ("as asked", "probe", "motion", "flicker"))
+        assert all(measures[name]["low"] >= 0 for name in ("as asked", "phrase by colour", "motion", "flicker"))
         assert measures["motion"]["low"] > 0
     real, generated = figures["measures"].values()
-    assert min(real["as asked"]["value"], real["probe"]["value"]) > 0.8
+    assert min(real["as asked"]["value"], real["phrase by colour"]["value"]) > 0.8
     assert real["distance to training"]["high"] < 1e-6 < generated["distance to training"]["low"]
     losses = figures["held_out_loss"]["run"]
     assert len(losses["loss_by_t"]) == 9

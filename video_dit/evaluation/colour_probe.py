@@ -28,7 +28,7 @@ def colour_histogram(clips: Tensor) -> Tensor:
     check_clips(clips)
     boxes = (clips // (256 // _LEVELS)).long().flatten(1, 3) @ torch.tensor([_LEVELS**2, _LEVELS, 1])
     counts = torch.stack([of_clip.bincount(minlength=_LEVELS**3) for of_clip in boxes])
-    return (counts / boxes.shape[1]).double().sqrt()
+    return (counts.double() / boxes.shape[1]).sqrt()
 
 
 class LinearProbe:
