@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 Columns = Mapping[str, Sequence[Tensor]]
-"""Clips side by side, of as many prompts in each column."""
+"""Clips side by side, uint8 [F, H, W, 3]: by what a column is of, one for each prompt."""
 
 
 def shown_clips(compared: Sequence[Reference], rows: Sequence[Row]) -> Columns:
