@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from command_line import run_program
-from safetensors.torch import save_file
 
 from data.dataset_info import DatasetInfo
 from video_dit.config import TrainingConfig, dump, load_config
@@ -17,6 +16,7 @@ from video_dit.errors import UserError
 from video_dit.files import write_atomically
 from video_dit.models import VideoDiT
 from video_dit.models.sd3 import read_config
+from video_dit.models.weights import write_weights
 from video_dit.shapes import token_grid
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     token_grid(encoded.grid, model.config.patch_size)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), weights)
+    write_weights(model.state_dict(), weights)
     config = data.model_copy(update={"model": model.config, "training": TrainingConfig(initial_weights=weights)})
     write_atomically(args.out / "config.toml", dump(config, whole=False))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())

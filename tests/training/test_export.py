@@ -53,6 +53,8 @@ def test_an_exported_folder_is_read_as_a_run(run: RunFolder, tmp_path: Path) -> 
     export_run(run, tmp_path / "model")
     clip = VideoPipeline.from_run(run.path, device="cpu")("a red circle", num_steps=2)
     assert torch.equal(VideoPipeline.from_run(tmp_path / "model", device="cpu")("a red circle", num_steps=2), clip)
+    modes = {file.name: file.stat().st_mode for file in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["README.md"]  # who may read the one may read the other
     card = (tmp_path / "model/README.md").read_text()
     assert card.startswith("---\npipeline_tag: text-to-video\n")
     assert "| weights | exponential average, after 1 steps of 8 clips; fp32 |" in card

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from video_dit.config import LoraConfig
@@ -31,6 +31,14 @@ def read_weights(file: Path, named_by: str) -> dict[str, Tensor]:
         return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
     except SafetensorError as error:
         raise UserError(f"{file} ({named_by}) is not a safetensors file: {error}") from error
+
+
+def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that others may read as they may the files beside it; safetensors makes it private."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(weights, file, metadata=metadata)
+    file.chmod(mode)
 
 
 def read_parts(file: Path, frozen: Path, named_by: str) -> dict[str, Tensor]:

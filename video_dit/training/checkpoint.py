@@ -7,14 +7,14 @@ from threading import Thread
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from video_dit.config import Config
 from video_dit.errors import RankError, UserError
 from video_dit.files import sync, write_atomically
 from video_dit.models.trained import choose_trained, frozen_weights
-from video_dit.models.weights import check_weights, merge_adapters, read_parts, read_weights
+from video_dit.models.weights import check_weights, merge_adapters, read_parts, read_weights, write_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -182,7 +182,7 @@ def _unfinished(final: Path) -> Path:
 
 def _write_weights(folder: Path, name: str, weights: dict[str, Tensor], step: int) -> None:
     file = folder / f"{name}.safetensors"
-    save_file(weights, file, metadata={"step": str(step), "weights": name})
+    write_weights(weights, file, {"step": str(step), "weights": name})
     sync(file)
 
 
@@ -236,6 +236,6 @@ def save_frozen_weights(model: nn.Module, run: RunFolder) -> None:
     run.frozen_weights.unlink(missing_ok=True)  # of a run that was begun and saved nothing
     if frozen := frozen_weights(model):
         unfinished = _unfinished(run.frozen_weights)
-        save_file(frozen, unfinished)
+        write_weights(frozen, unfinished)
         sync(unfinished)
         unfinished.rename(run.frozen_weights)

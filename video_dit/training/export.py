@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from video_dit.config import Config, Precision
@@ -17,6 +16,7 @@ from video_dit.models.weights import (
     merge_adapters,
     read_parts,
     split_adapters,
+    write_weights,
 )
 from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
 from video_dit.training.devices import DTYPES
@@ -75,7 +75,7 @@ def export_run(
     for file in (run.config_file, run.data_file, run.versions_file, run.example_prompts):
         shutil.copy(file, unfinished.path)
     metadata = {"format": "pt", "weights": source.kind, **({"step": source.step} if source.step else {})}
-    save_file(_rounded(whole, precision), unfinished.exported_weights, metadata=metadata)
+    write_weights(_rounded(whole, precision), unfinished.exported_weights, metadata)
     if adapters:
         _write_adapters(unfinished, _rounded(adapters, precision), config, metadata)
     num_parameters = sum(tensor.numel() for tensor in whole.values())
@@ -92,7 +92,7 @@ def _write_adapters(folder: RunFolder, adapters: dict[str, Tensor], config: Conf
     from video_dit.models.adapters import write_adapter_config  # here, as PEFT takes long to import
 
     named = {PEFT_PREFIX + name: tensor for name, tensor in adapters.items()}
-    save_file(named, folder.exported_adapters, metadata=metadata)
+    write_weights(named, folder.exported_adapters, metadata)
     write_adapter_config(folder.path, adapted_layers(adapters), config.lora)
 
 

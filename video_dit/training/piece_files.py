@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from video_dit.errors import UserError
 from video_dit.files import sync
+from video_dit.models.weights import write_weights
 
 _PATTERN = "rank-*.safetensors"
 
@@ -33,7 +33,7 @@ class PieceName(NamedTuple):
 def write_pieces(folder: Path, rank: int, pieces: Mapping[PieceName, Tensor]) -> None:
     """Writes a rank's file, which is on the disk afterwards."""
     file = folder / f"rank-{rank:05d}.safetensors"
-    save_file({str(name): values for name, values in pieces.items()}, file)
+    write_weights({str(name): values for name, values in pieces.items()}, file)
     sync(file)
 
 
