@@ -20,6 +20,8 @@ from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
 from video_dit.sampling.ranks import Ranks, launched
 from video_dit.sampling.requests import PATHS, REQUEST_KEYS, ClipRequest, parse_request, read_requests
 
+EMOJI = Path(__file__).resolve().parents[1] / "pretrained" / "emoji"
+"""The model that comes with the project."""
 EPILOG = f"""files of prompts:
   A .txt file has a prompt per line. A .jsonl file has an object per line with "prompt" and any of
   {", ".join(key for key in REQUEST_KEYS if key != "prompt")},
@@ -41,7 +43,7 @@ def main() -> None:
         requests = [earlier.request] if earlier else requests_of(args)
         args.out.mkdir(parents=True, exist_ok=True)
         pipeline = VideoPipeline.from_run(
-            args.run or earlier.run,
+            run_of(args, earlier),
             ranks.device,
             weights=earlier.weights if earlier else args.weights and args.weights.resolve(),
             precision=earlier.precision if earlier else args.precision,
@@ -63,17 +65,21 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage="%(prog)s --run RUN --out OUT [options] PROMPT ...",
+        usage="%(prog)s [--run RUN] [--out OUT] [options] PROMPT ...",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prompts", nargs="*", help="what to show")
     parser.add_argument(
-        "--run", type=Path, help="run folder, made by scripts/train.py, or model, made by scripts/export.py"
-    )
+        "--run", type=Path,
+        help="run folder, made by scripts/train.py, or model, made by scripts/export.py; that of animated emoji in "
+        "pretrained/emoji if not given",
+    )  # fmt: skip
     parser.add_argument("--weights", type=Path, help="file of weights; the newest averaged ones if not given")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the clips; see --overwrite")
+    parser.add_argument(
+        "--out", type=Path, default=Path("clips"), help="folder for the clips (default clips); see --overwrite"
+    )
     parser.add_argument("--prompts-file", type=Path, help="more prompts, after those given here; see below")
     parser.add_argument("--again", type=Path, metavar="JSON", help="make a clip again, from the JSON file beside it")
 
@@ -133,8 +139,6 @@ def earlier_clip(args: argparse.Namespace) -> Record:
 
 def requests_of(args: argparse.Namespace) -> list[ClipRequest]:
     """The prompts of the command line, then those of the file."""
-    if args.run is None:
-        raise UserError("no run: name a run folder with --run")
     keys = asked(args)
     requests = [parse_request({**keys, "prompt": prompt}) for prompt in args.prompts]
     if args.prompts_file:
@@ -142,6 +146,19 @@ def requests_of(args: argparse.Namespace) -> list[ClipRequest]:
     if not requests:
         raise UserError("no prompt: give some, in quotes, or a file of them with --prompts-file")
     return requests
+
+
+def run_of(args: argparse.Namespace, earlier: Record | None) -> Path:
+    """The run that is named, that of the earlier clip, or the model that comes with the project."""
+    if args.run:
+        return args.run
+    if earlier:
+        return earlier.run
+    if args.weights:
+        raise UserError(f"--weights {args.weights} needs the run that it is of: name that with --run")
+    if not EMOJI.is_dir():
+        raise UserError(f"{EMOJI}, which comes with the project, is not there: name a run folder with --run")
+    return EMOJI
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:

@@ -133,6 +133,24 @@ def test_a_clip_is_the_same_whatever_else_is_made(make, tmp_path: Path) -> None:
     assert np.array_equal(frames_of(out / "b-seed0-frames"), frames_of(out / "b-seed0-2-frames"))
 
 
+def test_without_a_run_the_model_that_comes_with_the_project_makes_emoji(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "an animated emoji of a crocodile", "--steps", "1", "--png"])
+    generate.main()
+    frames = frames_of(tmp_path / "clips/an-animated-emoji-of-a-crocodile-seed0-frames")
+    assert frames.shape == (16, 64, 64, 3)
+
+
+def test_a_run_can_be_missed(make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--weights x\.safetensors needs the run that it is of: name that with --run"):
+        make("a", "--weights", "x.safetensors", of_run=False)
+    monkeypatch.setattr(generate, "EMOJI", tmp_path / "emoji")
+    with pytest.raises(UserError, match="emoji, which comes with the project, is not there: name a run folder"):
+        make("a", of_run=False)
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> None:
