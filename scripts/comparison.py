@@ -62,10 +62,7 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         next(read(args.training))  # what is wrong with it is told before anything is computed
     probe = PhraseProbe(args.probe, read(args.training)) if args.probe else None
     measures = Measures(args, compared, others, probe, first.device)
-    losses = {
-        run.name: held_out_loss(pipeline, args.references, args.clips, args.batch_size)
-        for run, pipeline in pipelines.items()
-    }
+    losses = {run.name: held_out_loss(pipeline, args.references, args.clips) for run, pipeline in pipelines.items()}
     prompts = [reference.caption for reference in compared]
     seeds = [args.seed + index for index in range(len(prompts))]
     clips_of = {OTHERS: _stack(others)}

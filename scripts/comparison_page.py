@@ -94,23 +94,31 @@ def comparison_page(
         rows: of the runs.
         files: as `write_clips` gives them.
     """
-    losses = figures["held_out_loss"].items()
+    losses = figures["held_out_loss"]
     by_t = {
-        name: [((i + 0.5) / NUM_BINS, loss) for i, loss in enumerate(of_run["loss_by_t"])] for name, of_run in losses
+        name: [((index + 0.5) / NUM_BINS, loss["value"]) for index, loss in enumerate(of_run["loss_by_t"])]
+        for name, of_run in losses.items()
     }
-    by_ratio = {name: [*of_run["data_error_by_noise_ratio"].items()] for name, of_run in losses}
+    by_ratio = {
+        name: [(ratio, error["value"]) for ratio, error in of_run["data_error_by_noise_ratio"].items()]
+        for name, of_run in losses.items()
+    }
+    means = {name: {"loss": of_run["loss"], "error": of_run["data_error"]} for name, of_run in losses.items()}
     title = f"{', '.join(row.name for row in rows)} against {figures['clips']} held-out clips"
     body = [
         element("h1", title),
         element("p", f"Seeds from {figures['seed']} on; references: {figures['references']}. Intervals are of 95 %."),
         element("h2", "Measures"),
         _measures(figures["measures"]),
-        element("h2", "Loss on held-out clips by timestep"),
+        element("h2", "Losses"),
+        element("p", f"Means over {next(iter(losses.values()))['clips']} held-out clips, the first by their ids."),
+        _measures(means),
+        element("h3", "Loss by timestep"),
         element(
             "p", "That of each run's own objective: one of another process, prediction or loss cannot be compared."
         ),
         _chart(by_t, "t: 0 is data, 1 is noise", "loss"),
-        element("h2", "Error of the data that they predict"),
+        element("h3", "Error of the data that they predict"),
         element("p", "Mean squared error at ratios of noise to signal, which compares all runs."),
         _chart(by_ratio, "sigma / alpha", "error"),
         element("h2", f"The first {min(SHOWN, len(compared))} clips"),

@@ -3,33 +3,48 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data.dataset import ClipDataset, load_once
 from data.on_the_fly import OnTheFly
 from video_dit.encoders.fingerprint import check_encoders
+from video_dit.evaluation.intervals import bootstrap_interval
 from video_dit.sampling.pipeline import VideoPipeline
 from video_dit.training.devices import DTYPES
 from video_dit.training.loss import LossFunction
-from video_dit.training.validation import validate
+from video_dit.training.validation import NOISE_RATIOS, validate
 
 
-def held_out_loss(pipeline: VideoPipeline, shards: Path, num_clips: int, batch_size: int) -> dict[str, Any]:
-    """What `Validation.figures` gives.
+def held_out_loss(pipeline: VideoPipeline, shards: Path, num_clips: int) -> dict[str, Any]:
+    """The means over clips of what `Validation.figures` gives of each, with their intervals, and the number of clips.
 
     Args:
         pipeline: of the run, whose averaged weights are measured.
         shards: folder of clips, of which the first in the order of their ids are taken, of all shapes.
         num_clips: at most so many.
-        batch_size: computed together.
 
     Raises:
-        UserError: the clips were encoded otherwise than the run's.
+        UserError: the clips were encoded otherwise than the run's, or there are fewer than 2.
     """
     dataset = ClipDataset(shards, seed=0)
     check_encoders(pipeline.config, dataset.info.fingerprints, str(shards))
     loss_function = LossFunction(pipeline.config, dataset.empty_prompt(), dataset.text_segments(), pipeline.device)
     encoder = OnTheFly(pipeline.autoencoder, pipeline.device, print)
-    batches = ((encoder.encode(batch), counted) for batch, counted in load_once(dataset, num_clips, 0, 1, batch_size))
+    batches = ((encoder.encode(clip), counted) for clip, counted in load_once(dataset, num_clips, 0, 1, batch_size=1))
     with torch.autocast(pipeline.device.type, DTYPES[pipeline.precision], enabled=pipeline.precision != "fp32"):
-        return validate(pipeline.model, loss_function, batches).figures()
+        of_clips = [validate(pipeline.model, loss_function, [batch]).figures() for batch in batches]
+    by_t = np.array([figures["loss_by_t"] for figures in of_clips])
+    by_ratio = np.array([[*figures["data_error_by_noise_ratio"].values()] for figures in of_clips])
+    return {
+        "clips": len(of_clips),
+        "loss": _mean(by_t.mean(1)),
+        "loss_by_t": [_mean(of_bin) for of_bin in by_t.T],
+        "data_error": _mean(by_ratio.mean(1)),
+        "data_error_by_noise_ratio": dict(zip(NOISE_RATIOS, map(_mean, by_ratio.T), strict=True)),
+    }
+
+
+def _mean(of_clips: NDArray[np.floating]) -> dict[str, float]:
+    return bootstrap_interval(of_clips)._asdict()

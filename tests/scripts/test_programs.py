@@ -93,9 +93,12 @@ def test_evaluate_compares_clips_with_others_and_shows_them(road: Path) -> None:
     assert min(real["as asked"]["value"], real["phrase by colour"]["value"]) > 0.8
     assert real["distance to training"]["high"] < 1e-6 < generated["distance to training"]["low"]
     losses = figures["held_out_loss"]["run"]
-    assert len(losses["loss_by_t"]) == 9
-    assert losses["loss"] == pytest.approx(sum(losses["loss_by_t"]) / 9)
-    assert list(losses["data_error_by_noise_ratio"]) == ["0.5", "1.0", "2.0", "4.0"]
+    assert losses["clips"] == 8
+    by_t, by_ratio = losses["loss_by_t"], losses["data_error_by_noise_ratio"]
+    assert losses["loss"]["value"] == pytest.approx(sum(loss["value"] for loss in by_t) / 9)
+    assert losses["loss"]["low"] < losses["loss"]["value"] < losses["loss"]["high"]
+    assert (len(by_t), [*by_ratio]) == (9, ["0.5", "1.0", "2.0", "4.0"])
+    assert losses["data_error"]["value"] == pytest.approx(sum(error["value"] for error in by_ratio.values()) / 4)
     page = (road / "compared/comparison.html").read_text()
     shown = re.findall(r'src="(clips/[^"]+)"', page)
     assert len(shown) == len(set(shown)) == 3 * 8
