@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
     def read(folder: Path) -> Iterator[Reference]:
         return read_references(folder, first.config.data.grid, first.autoencoder, first.device)
 
-    references = [*islice(read(args.references), 2 * args.clips)]
     if 2 * args.clips < MIN_REFERENCES:
         raise UserError(f"--clips is {args.clips}, and intervals need {MIN_REFERENCES // 2} clips of each set at least")
+    references = [*islice(read(args.references), 2 * args.clips)]
     if len(references) < MIN_REFERENCES:
         raise UserError(
             f"{args.references} has {len(references)} clips of this size, and intervals need {MIN_REFERENCES} at least"
@@ -81,7 +82,6 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
             intervals_of[name]["distance to training"] = bootstrap_interval(distances)
     rows = [Row(run.name, clips_of[run.name], neighbours.get(run.name)) for run in pipelines]
 
-    args.out.mkdir(parents=True, exist_ok=True)
     figures = {
         "seed": args.seed,
         "clips": len(compared),
@@ -92,13 +92,7 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         },
         "held_out_loss": losses,
     }
-    write_atomically(args.out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-    columns = shown_clips(compared, rows)
-    comparison_sheet(prompts, columns).save(args.out / "comparison.png")
-    files = write_clips(args.out / "clips", columns, first.config.data.fps)
-    write_atomically(args.out / "comparison.html", comparison_page(figures, compared, rows, files))
-    written = (args.out / f"comparison.{suffix}" for suffix in ("json", "png", "html"))
-    print(_table(figures["measures"]), *written, sep="\n")
+    print(_table(figures["measures"]), *_write(args.out, figures, compared, rows, first.config.data.fps), sep="\n")
 
 
 class Measures:
@@ -161,6 +155,19 @@ class Measures:
         if self._probe is not None:
             intervals["phrase by colour"] = self._probe.score(clips, prompts)
         return intervals | {name: bootstrap_interval(of_clips.numpy()) for name, of_clips in scores.items()}
+
+
+def _write(
+    out: Path, figures: Mapping[str, Any], compared: Sequence[Reference], rows: Sequence[Row], fps: float
+) -> list[Path]:
+    """The files that a user looks at, beside the clips that they show."""
+    out.mkdir(parents=True, exist_ok=True)
+    data, picture, page = (out / f"comparison.{suffix}" for suffix in ("json", "png", "html"))
+    write_atomically(data, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    columns = shown_clips(compared, rows)
+    comparison_sheet([reference.caption for reference in compared], columns).save(picture)
+    write_atomically(page, comparison_page(figures, compared, rows, write_clips(out / "clips", columns, fps)))
+    return [data, picture, page]
 
 
 def _stack(references: list[Reference]) -> Tensor:

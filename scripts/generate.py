@@ -41,9 +41,10 @@ def main() -> None:
         if earlier:
             args.tile_size = earlier.tile_size
         requests = [earlier.request] if earlier else requests_of(args)
+        run = run_of(args, earlier)
         args.out.mkdir(parents=True, exist_ok=True)
         pipeline = VideoPipeline.from_run(
-            run_of(args, earlier),
+            run,
             ranks.device,
             weights=earlier.weights if earlier else args.weights and args.weights.resolve(),
             precision=earlier.precision if earlier else args.precision,

@@ -149,6 +149,7 @@ def test_a_run_can_be_missed(make, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(generate, "EMOJI", tmp_path / "emoji")
     with pytest.raises(UserError, match="emoji, which comes with the project, is not there: name a run folder"):
         make("a", of_run=False)
+    assert not (tmp_path / "clips").exists()
 
 
 @pytest.mark.distributed
