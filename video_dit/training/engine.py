@@ -18,6 +18,7 @@ from video_dit.models import VideoDiT
 from video_dit.models.trained import named_weights, trained_of
 from video_dit.parallel import SequenceGroup
 from video_dit.training.adamw_8bit import AdamW8bit
+from video_dit.training.allocator import keep_freed_memory
 from video_dit.training.deepspeed_config import deepspeed_config
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 from video_dit.training.piece_files import PieceName
@@ -57,6 +58,7 @@ def ranks() -> Iterator[int]:
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         share = max(1, (os.cpu_count() or 1) // local_ranks)
         torch.set_num_threads(min(torch.get_num_threads(), share))  # OMP_NUM_THREADS may ask for fewer
+        keep_freed_memory()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(minutes=30), verbose=False)
     yield dist.get_rank()

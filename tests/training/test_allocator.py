@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+import sys
+import torch
+from video_dit.training.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(min(faults() for _ in range(5)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's memory")
+def test_memory_that_was_freed_comes_again_without_faults() -> None:
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("leave") > 1000
+    assert faults("keep") < 100
