@@ -16,9 +16,10 @@ def faults():
     torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-print(min(faults() for _ in range(5)))
+print([faults() for _ in range(20)][-1])
 """
+"""What aligning a piece cuts off, up to seven times, keeps that piece from joining its neighbours (before glibc 2.38):
+the first calls can have faults."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's memory")
