@@ -56,11 +56,18 @@ def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 class ParameterCounts(NamedTuple):
-    """How many numbers a model has, how many of them are trained, and how many the largest of these weights has."""
+    """How many numbers each weight of a model has, and each of those that are trained."""
 
-    all: int
-    trained: int
-    largest: int
+    of_weights: tuple[int, ...]
+    of_trained: tuple[int, ...]
+
+    @property
+    def all(self) -> int:
+        return sum(self.of_weights)
+
+    @property
+    def trained(self) -> int:
+        return sum(self.of_trained)
 
     def __str__(self) -> str:
         millions = f"{self.all / 1e6:.1f} M parameters"
@@ -68,8 +75,7 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(model: nn.Module) -> ParameterCounts:
-    trained = [weight.numel() for weight in trained_of(model)]
-    return ParameterCounts(sum(map(nn.Parameter.numel, model.parameters())), sum(trained), max(trained))
+    return ParameterCounts(*(tuple(map(Tensor.numel, weights)) for weights in (model.parameters(), trained_of(model))))
 
 
 def matching(names: Collection[str], patterns: Sequence[str], key: str) -> set[str]:

@@ -38,7 +38,10 @@ FP32 = 4
 """Bytes."""
 ALLREDUCE_BUCKET = 500_000_000
 """Elements that DeepSpeed copies at a time to sum gradients without ZeRO (`engine.allreduce_gradients`)."""
-_DEFAULTS = {"reduce_bucket_size": 5e8, "stage3_max_live_parameters": 1e9, "stage3_prefetch_bucket_size": 5e7}
+_DEFAULTS = {
+    "reduce_bucket_size": 5e8, "stage3_max_live_parameters": 1e9, "stage3_prefetch_bucket_size": 5e7,
+    "stage3_param_persistence_threshold": 1e5,
+}  # fmt: skip
 """Elements; DeepSpeed's (`runtime/zero/config.py`)."""
 
 
@@ -199,14 +202,17 @@ def rank_memory(
         backward = bucket + there + passes(0 if offloads else 1 / num_ranks)
         reduction, optimizer = bucket + there + shard, 2 * shard
     else:
-        gathered = _gathered(zero, parameters.all, FP32 if config.training.precision == "fp32" else 2)
         there = bucket + (0 if offloads else shard)
-        backward = there + passes(0) + (gathered if num_ranks > 1 or offloads_weights else 0)
+        backward = there + passes(0)
+        if num_ranks > 1 or offloads_weights:
+            backward += _gathered(zero, parameters, FP32 if config.training.precision == "fp32" else 2)
+        if num_ranks > 1:
+            backward += FP32 * _reduced(zero, parameters)
         reduction, optimizer = there + bucket, there + shard
     sharded = 0 if stage == 0 else shard
     moments = 2 * whole if stage == 0 else 2 * shard
     if config.training.optimizer == "adamw_8bit":
-        optimizer += CHUNK_BYTES_PER_VALUE * min(CHUNK, parameters.largest if stage == 0 else shard // FP32)
+        optimizer += CHUNK_BYTES_PER_VALUE * min(CHUNK, max(parameters.of_trained) if stage == 0 else shard // FP32)
         moments = int(moments * BYTES_PER_VALUE / FP32)
     phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
     averages = (1 + len(config.training.ema_widths)) * (shard if stage == 3 else whole)
@@ -216,10 +222,19 @@ def rank_memory(
     return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, host)
 
 
-def _gathered(zero: dict[str, Any], num_parameters: int, width: int) -> int:
-    """Bytes of the weights that ZeRO 3 holds whole at a time, and of those that it fetches ahead."""
-    live = min(num_parameters, zero["stage3_max_live_parameters"])
-    return int(width * (live + min(num_parameters, zero["stage3_prefetch_bucket_size"])))
+def _gathered(zero: dict[str, Any], parameters: ParameterCounts, width: int) -> int:
+    """Bytes of the weights that ZeRO 3 holds whole at a time, and of those that it fetches ahead, `width` bytes each.
+
+    Small weights stay whole and are never fetched again.
+    """
+    live = min(parameters.all, zero["stage3_max_live_parameters"])
+    fetched = sum(size for size in parameters.of_weights if size > zero["stage3_param_persistence_threshold"])
+    return int(FP32 * live + width * min(fetched, zero["stage3_prefetch_bucket_size"]))
+
+
+def _reduced(zero: dict[str, Any], parameters: ParameterCounts) -> int:
+    """Elements that ZeRO 3 copies to reduce gradients: a bucket of them, or the largest beside its copy."""
+    return int(max(min(parameters.trained, zero["reduce_bucket_size"]), 2 * max(parameters.of_trained)))
 
 
 def _for_device(config: Config, devices: Devices) -> Config:
