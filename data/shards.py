@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -130,20 +130,18 @@ class ShardReader:
         return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]
 
     def __getitem__(self, index: int) -> StoredSample:
-        columns = dict(zip(self._names, (column[0] for column in self._file.get_batch(index).columns), strict=True))
-        captions, weights = (tuple(columns[name].as_py()) for name in ("captions", "weights"))
-        embeds = _bf16(columns["embeds"]).reshape(columns["embeds_shape"].as_py())
-        mask = torch.from_numpy(np.frombuffer(columns["mask"].as_buffer(), np.bool_).copy())
-        rows = (mask.reshape(len(captions), -1), _bf16(columns["pooled"]).reshape(len(captions), -1))
-        shape = columns["latents_shape"].as_py()
+        (row,) = self._file.get_batch(index).to_pylist()
+        captions, weights = tuple(row["captions"]), tuple(row["weights"])
+        embeds = _bf16(row["embeds"]).reshape(row["embeds_shape"])
+        mask, pooled = _tensor(row["mask"], np.bool_), _bf16(row["pooled"])
+        text = TextCondition(embeds, mask.reshape(len(captions), -1), pooled.reshape(len(captions), -1))
         latents, std = (
-            _bf16(columns[name]).reshape(shape) if columns[name].is_valid else None
+            None if row[name] is None else _bf16(row[name]).reshape(row["latents_shape"])
             for name in ("latents", "latents_std")
         )
-        clip = torch.tensor([columns["fps"].as_py(), *columns["size"].as_py(), *columns["crop"].as_py()])
-        text = TextCondition(embeds, *rows)
+        clip = torch.tensor([row["fps"], *row["size"], *row["crop"]])
         info = ClipInfo(clip[0], clip[1:3], clip[3:5])
-        return StoredSample(columns["id"].as_py(), captions, weights, latents, std, text, info, _cut(columns))
+        return StoredSample(row["id"], captions, weights, latents, std, text, info, _cut(row))
 
 
 def _batch(sample: StoredSample) -> pa.RecordBatch:
@@ -183,8 +181,8 @@ def _one_binary(value: memoryview | None) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(value)])
 
 
-def _cut(columns: dict[str, pa.Scalar]) -> Cut | None:
-    location, *place, start = (columns[name].as_py() for name in ("location", "bytes", "offset", "start"))
+def _cut(row: dict[str, Any]) -> Cut | None:
+    location, *place, start = (row[name] for name in ("location", "bytes", "offset", "start"))
     return None if location is None else Cut(Place(os.fsdecode(location), *place), start)
 
 
@@ -192,6 +190,9 @@ def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(tensor.to(STORED).contiguous().view(torch.int16).numpy()).cast("B")  # NumPy has no bfloat16
 
 
-def _bf16(scalar: pa.Scalar) -> Tensor:
-    array = np.frombuffer(scalar.as_buffer(), np.int16)
-    return torch.from_numpy(array.copy()).view(STORED)  # the memory map is read-only
+def _bf16(content: bytes) -> Tensor:
+    return _tensor(content, np.int16).view(STORED)  # NumPy has no bfloat16
+
+
+def _tensor(content: bytes, dtype: type[np.generic]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, dtype).copy())  # what Arrow gives is read-only

@@ -41,15 +41,17 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     diffusion = config.diffusion
     tokens = token_grid(Grid(*batch.latents.shape[2:]), config.model.patch_size)
     noise = torch.empty_like(batch.latents)
-    rows = []
-    for of_sample, seed in zip(noise, batch.seeds.tolist(), strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        u = torch.rand(tokens.frames if diffusion.per_frame_noise else 1, generator=generator, dtype=torch.float64)
-        dropped = _draw_dropped(diffusion, num_encoders, generator)
-        given = _draw_given(diffusion, noise.shape[2], generator)
-        of_sample.normal_(generator=generator)
-        rows.append((u, given, dropped))
-    u, given, dropped = (torch.stack(column) for column in zip(*rows, strict=True))
+    u = torch.empty(len(noise), tokens.frames if diffusion.per_frame_noise else 1, dtype=torch.float64)
+    chances = torch.empty(len(noise), 1 + num_encoders + 2)
+    generator = torch.Generator()
+    for row, seed in enumerate(batch.seeds.tolist()):
+        generator.manual_seed(seed)
+        u[row].uniform_(generator=generator)
+        chances[row].uniform_(generator=generator)
+        noise[row].normal_(generator=generator)
+    of_dropping, of_giving = chances.double().split((1 + num_encoders, 2), dim=1)
+    dropped = _dropped(diffusion, of_dropping)
+    given = _given(diffusion, noise.shape[2], of_giving)
     if diffusion.stratified:
         begin, length = batch.strata.T[..., None]
         u = begin + length * u
@@ -57,22 +59,22 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     return Draws(noise, t, given, dropped)
 
 
-def _draw_dropped(config: DiffusionConfig, num_encoders: int, generator: torch.Generator) -> Tensor:
-    of_each = torch.tensor(config.encoder_dropout or (0.0,) * num_encoders)
-    everything = torch.rand((), generator=generator) < config.condition_dropout
-    return (torch.rand(num_encoders, generator=generator) < of_each) | everything
+def _dropped(config: DiffusionConfig, chances: Tensor) -> Tensor:
+    """[B, E], of [B, 1 + E] in [0, 1): that of everything, then that of each encoder."""
+    of_each = torch.tensor(config.encoder_dropout or (0.0,) * (chances.shape[1] - 1), dtype=chances.dtype)
+    return (chances[:, 1:] < of_each) | (chances[:, :1] < config.condition_dropout)
 
 
-def _draw_given(config: DiffusionConfig, num_frames: int, generator: torch.Generator) -> Tensor:
-    task, length = torch.rand(2, generator=generator).tolist()
-    given = torch.zeros(num_frames, dtype=torch.bool)
-    if task < config.first_frame:
-        given[0] = True
-    elif task < config.first_frame + config.first_and_last_frame:
-        given[[0, -1]] = True
-    elif task < config.first_frame + config.first_and_last_frame + config.continuation:
-        given[: 1 + int(length * max(1, num_frames // 2))] = True
-    return torch.zeros_like(given) if given.all() else given
+def _given(config: DiffusionConfig, num_frames: int, chances: Tensor) -> Tensor:
+    """[B, F], of [B, 2] in [0, 1): which task, and how much of the frames a continuation has."""
+    task, length = chances.T[..., None]
+    frame = torch.arange(num_frames)
+    begins_and_ends = config.first_frame + config.first_and_last_frame
+    continues = begins_and_ends + config.continuation
+    num_first = torch.where(task < begins_and_ends, 1, 1 + (length * max(1, num_frames // 2)).long())
+    has_last = (config.first_frame <= task) & (task < begins_and_ends)
+    given = (task < continues) & (frame < num_first) | has_last & (frame == num_frames - 1)
+    return given & ~given.all(1, keepdim=True)
 
 
 def drop_conditions(
