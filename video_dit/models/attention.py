@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from video_dit.config import ModelConfig
 from video_dit.ops.attention import AttentionMask, attention
+from video_dit.ops.linear import Linear
 from video_dit.ops.normalization import EPSILON
 from video_dit.ops.position import Rotary, apply_rotary
 from video_dit.parallel import Shard
@@ -31,7 +32,7 @@ class Projection(nn.Module):
     def __init__(self, config: ModelConfig, norm: str = "none") -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear = Linear(config.hidden_size, config.hidden_size)
         self.norm = _head_norm(norm, config.head_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         super().__init__()
         self.to_q, self.to_k = (Projection(config, config.qk_norm) for _ in range(2))
         self.to_v = Projection(config)
-        self.to_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.to_out = Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,

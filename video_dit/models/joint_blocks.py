@@ -7,6 +7,7 @@ from video_dit.config import ModelConfig
 from video_dit.models.attention import Attention, Projection, attend, merge_heads, rotate_first
 from video_dit.models.context import Context
 from video_dit.ops.feed_forward import FeedForward
+from video_dit.ops.linear import Linear
 from video_dit.ops.normalization import AdaLayerNormContinuous, AdaLayerNormZero, Branch, Conditioning
 
 
@@ -28,7 +29,7 @@ class Stream(nn.Module):
             return
         self.norm = AdaLayerNormZero(hidden_size, num_branches=3 if use_dual_attention else 2)
         self.to_q = Projection(config, qk_norm)
-        self.to_out = nn.Linear(hidden_size, hidden_size)
+        self.to_out = Linear(hidden_size, hidden_size)
         self.dual_attention = Attention(config) if use_dual_attention else None
         self.feed_forward = FeedForward(hidden_size, config.mlp_ratio, config.feed_forward_chunk_size)
 

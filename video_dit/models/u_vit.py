@@ -7,6 +7,7 @@ from video_dit.config import ModelConfig
 from video_dit.models.backbone import Backbone, State
 from video_dit.models.context import Context
 from video_dit.models.transformer_block import TransformerBlock, run
+from video_dit.ops.linear import Linear
 from video_dit.ops.normalization import LayerNorms
 
 
@@ -19,7 +20,7 @@ class UViT(Backbone):
         self.num_recomputed = config.recompute_blocks
         self.num_skips = config.depth // 2
         self.blocks = nn.ModuleList(TransformerBlock(config, LayerNorms) for _ in range(config.depth))
-        self.skips = nn.ModuleList(nn.Linear(2 * config.hidden_size, config.hidden_size) for _ in range(self.num_skips))
+        self.skips = nn.ModuleList(Linear(2 * config.hidden_size, config.hidden_size) for _ in range(self.num_skips))
 
     def run_block(self, index: int, state: State, context: Context) -> State:
         """Behind video and text, the state holds the outputs that wait for their mirror images."""

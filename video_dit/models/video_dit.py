@@ -18,6 +18,7 @@ from video_dit.models.embeddings import ConditioningEmbedder, PositionEmbedding,
 from video_dit.models.mmdit import MMDiT
 from video_dit.models.sd3 import Checkpoint, load_spatial, model_keys, read_checkpoint, renamed
 from video_dit.models.u_vit import UViT
+from video_dit.ops.linear import Linear
 from video_dit.ops.normalization import AdaLayerNormContinuous, Conditioning
 from video_dit.ops.position import Rotary
 from video_dit.parallel import SequenceGroup
@@ -46,13 +47,13 @@ class VideoDiT(nn.Module):
         super().__init__()
         self.config = config
         patch_cells = Grid(*config.patch_size).size
-        self.video_embedder = nn.Linear((channels + config.given_frames) * patch_cells, config.hidden_size)
-        self.text_embedder = nn.Linear(text_width, config.hidden_size)
+        self.video_embedder = Linear((channels + config.given_frames) * patch_cells, config.hidden_size)
+        self.text_embedder = Linear(text_width, config.hidden_size)
         self.conditioning_embedder = ConditioningEmbedder(config, pooled_width)
         self.position_embedding = PositionEmbedding(config, trained_grid)
         self.backbone = _BACKBONES[config.name](config)
         self.norm_out = AdaLayerNormContinuous(config.hidden_size)
-        self.proj_out = nn.Linear(config.hidden_size, channels * patch_cells)
+        self.proj_out = Linear(config.hidden_size, channels * patch_cells)
         self.sequence_group: SequenceGroup | None = None
         self._initialize()
 

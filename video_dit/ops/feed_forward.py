@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from video_dit.ops.linear import Linear
+
 
 class FeedForward(nn.Module):
     """Linear, tanh-approximated GELU, Linear.
@@ -17,8 +19,8 @@ class FeedForward(nn.Module):
     def __init__(self, hidden_size: int, mlp_ratio: float = 4.0, chunk_size: int | None = None) -> None:
         super().__init__()
         inner_size = int(hidden_size * mlp_ratio)
-        self.linear_in = nn.Linear(hidden_size, inner_size)
-        self.linear_out = nn.Linear(inner_size, hidden_size)
+        self.linear_in = Linear(hidden_size, inner_size)
+        self.linear_out = Linear(inner_size, hidden_size)
         self.chunk_size = chunk_size
 
     def forward(self, x: Tensor) -> Tensor:
