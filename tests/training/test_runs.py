@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from kept_videos import keep_videos
 from launch import losses, metrics, train
+from numpy.typing import NDArray
 from preprocessed import preprocess_here
 from safetensors.torch import load_file
 from two_buckets import two_buckets
@@ -169,3 +172,21 @@ def test_training_on_videos_is_training_on_their_latents(
     one, two = (start(tmp_path / str(number), videos, number, *settings) for number in (1, 2))
     assert two == pytest.approx(one, abs=1e-4)
     assert one != latents
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_sample_clips_are_those_of_one_rank(tiny_shards: Path, tmp_path: Path) -> None:
+    """Also while ranks share each clip of training, which those of samples are not."""
+    keys = ("training.zero_stage=0", f"training.sample_every={NUM_STEPS}", "training.learning_rate=1e-2")
+    start(tmp_path / "alone", tiny_shards, 1, *keys)
+    start(tmp_path / "shared", tiny_shards, 2, *keys, "training.sequence_parallel=2")
+    alone, shared = (pixels(min((tmp_path / run).glob("samples/*/*.mp4"))) for run in ("alone", "shared"))
+    assert alone.std() > 10
+    assert np.abs(alone - shared).mean() < 1
+
+
+def pixels(clip: Path) -> NDArray:
+    """float [F, H, W, 3]."""
+    with av.open(str(clip)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(float)
