@@ -114,8 +114,7 @@ class ShardReader:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): preprocess again") from error
-        self._names = self._file.schema.names
-        if missing := set(_SCHEMA.names) - set(self._names):
+        if missing := set(_SCHEMA.names) - set(self._file.schema.names):
             raise UserError(
                 f"{path} has no {', '.join(sorted(missing))}, as shards of another version: preprocess with --overwrite"
             )

@@ -124,6 +124,7 @@ def test_a_trace_of_shapes_does_not_decide_for_what_comes_after(monkeypatch: pyt
         assert Linear(5, 4)(torch.empty(7, 5)).shape == (7, 4)
 
 
+@pytest.mark.usefixtures("on_zen_5")
 def test_the_setting_comes_back_after_an_error() -> None:
     layer = Linear(5, 4)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):

@@ -75,7 +75,9 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(model: nn.Module) -> ParameterCounts:
-    return ParameterCounts(*(tuple(map(Tensor.numel, weights)) for weights in (model.parameters(), trained_of(model))))
+    return ParameterCounts(
+        tuple(weight.numel() for weight in model.parameters()), tuple(weight.numel() for weight in trained_of(model))
+    )
 
 
 def matching(names: Collection[str], patterns: Sequence[str], key: str) -> set[str]:

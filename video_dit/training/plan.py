@@ -11,8 +11,8 @@ trained, N that of ranks; all weights, gradients and moments are fp32, also unde
 | 3 | 4 P / N | 4 T / N | 8 T / N | 4 T / N | 4 T / N |
 
 The moments of `adamw_8bit` are about 2 T where others' are 8 T. To these comes what one phase of a step needs alone:
-forward and backward (`training/activations.py`, and under ZeRO 3 the weights that are gathered), the reduction of the
-gradients, or the optimizer; the largest decides.
+forward and backward (`training/activations.py`, and under ZeRO 3 the weights that are gathered and the gradients that
+are being reduced), the reduction of the gradients, or the optimizer; the largest decides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -207,7 +207,7 @@ def rank_memory(
         if num_ranks > 1 or offloads_weights:
             backward += _gathered(zero, parameters, FP32 if config.training.precision == "fp32" else 2)
         if num_ranks > 1:
-            backward += FP32 * _reduced(zero, parameters)
+            backward += _reduced(zero, parameters)
         reduction, optimizer = there + bucket, there + shard
     sharded = 0 if stage == 0 else shard
     moments = 2 * whole if stage == 0 else 2 * shard
@@ -233,8 +233,8 @@ def _gathered(zero: dict[str, Any], parameters: ParameterCounts, width: int) -> 
 
 
 def _reduced(zero: dict[str, Any], parameters: ParameterCounts) -> int:
-    """Elements that ZeRO 3 copies to reduce gradients: a bucket of them, or the largest beside its copy."""
-    return int(max(min(parameters.trained, zero["reduce_bucket_size"]), 2 * max(parameters.of_trained)))
+    """Bytes that ZeRO 3 copies to reduce gradients: a bucket of them, or the largest beside its copy."""
+    return int(FP32 * max(min(parameters.trained, zero["reduce_bucket_size"]), 2 * max(parameters.of_trained)))
 
 
 def _for_device(config: Config, devices: Devices) -> Config:
