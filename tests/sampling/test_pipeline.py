@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_every_block_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         [],
     )
 
-    def compile_(function: Callable) -> Callable:
+    def compile_(function: Callable, **_: Any) -> Callable:
         compiled.append(function)
         return lambda *arguments: calls.append(function) or function(*arguments)
 

@@ -107,14 +107,12 @@ class VideoPipeline:
         check_weights(weights, self.model.state_dict(), str(weights_file or "weights"))
         self.model.load_state_dict(weights)
         self.model.eval().requires_grad_(False)
-        blocks = [*self.model.backbone.blocks, *getattr(self.model.backbone, "temporal_blocks", ())]
         if offload:
-            offload_blocks(self.model, blocks, device)
+            offload_blocks(self.model, self.model.backbone.all_blocks, device)
         else:
             self.model.to(device)
         if compile:
-            for block in blocks:
-                block.forward = torch.compile(block.forward)  # not block.compile(), which would take in its hooks
+            self.model.backbone.compile_blocks()
         self.step_cache = StepCache(self.model.backbone)
         self.model.backbone = self.step_cache
 

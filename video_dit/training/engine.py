@@ -119,15 +119,10 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 
 
 def compile_blocks(model: VideoDiT, zero_stage: int) -> None:
-    """Each block's forward pass is compiled, and not its hooks, in which ZeRO-3 gathers weights.
-
-    Nor may ZeRO-3 gather them within it: a block's weights come all at once, before it.
-    """
-    blocks = [*model.backbone.blocks, *getattr(model.backbone, "temporal_blocks", ())]
+    """ZeRO-3 may not gather weights within what is compiled: a block's come all at once, in a hook before it."""
     if zero_stage == 3:
-        set_z3_leaf_modules(model, list({type(block) for block in blocks}))
-    for block in blocks:
-        block.forward = torch.compile(block.forward)
+        set_z3_leaf_modules(model, list({type(block) for block in model.backbone.all_blocks}))
+    model.backbone.compile_blocks()
 
 
 class Engine:

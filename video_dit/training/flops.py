@@ -73,7 +73,7 @@ def step_flops(model: VideoDiT, grid: Grid, text_length: int, per_frame_noise: b
     text = length * (grid.frames if repeats_text(config) else 1)
     sequence = _Sequence(grid.size, text, grid.frames if per_frame_noise else 1, masks)
 
-    blocks, temporal = [*model.backbone.blocks], [*getattr(model.backbone, "temporal_blocks", [])]
+    blocks, temporal = model.backbone.blocks, model.backbone.temporal_blocks
     of_blocks = [_block(block, sequence, config) for block in blocks]
     of_temporal = [_temporal_block(block, sequence, config) for block in temporal]
     attention = sum(of_block[1] for of_block in of_blocks + of_temporal)
@@ -90,7 +90,7 @@ def _linear(model: VideoDiT, sequence: _Sequence, text_length: int) -> tuple[int
     backbone, config = model.backbone, model.config
     linear, of_inputs = _ends(model, sequence, text_length)
     linear += sum(_block(block, sequence, config)[0] for block in backbone.blocks)
-    linear += sum(_temporal_block(block, sequence, config)[0] for block in getattr(backbone, "temporal_blocks", []))
+    linear += sum(_temporal_block(block, sequence, config)[0] for block in backbone.temporal_blocks)
     linear += sum(sequence.linear(x, sequence.video + sequence.text) for x in getattr(backbone, "skips", []))
     return linear, of_inputs
 
