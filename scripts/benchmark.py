@@ -17,7 +17,7 @@ from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
 from preprocess_jobs import default_workers
 from preprocess_speed import PARTS, measure_preprocess
-from train_speed import TRAIN_PARTS, WARM_UPS, measure_training, training_table
+from train_speed import TRAIN_PARTS, measure_training, training_table
 from work_time import preprocess_table
 
 from data.decoders import DECODERS
@@ -139,8 +139,9 @@ def add_train(commands: Commands) -> None:
     add("--parts", nargs="+", choices=TRAIN_PARTS, default=list(TRAIN_PARTS), help="what to measure")
     add("--ranks", nargs="+", type=positive_int, default=[1, 2], help="numbers of ranks")
     add("--zero-stages", nargs="+", type=int, choices=range(4), default=list(range(4)), help="of each number of ranks")
-    add("--steps", type=positive_int, default=40, help=f"of each measurement; the first {WARM_UPS} are not counted")
-    add("--repeats", type=positive_int, default=3, help="measurements of each side, in turns")
+    add("--compile", action="store_true", help="ours with compiled blocks, and diffusers' once with them, once without")
+    add("--steps", type=positive_int, default=10, help="of each turn, and up to as many before that are not counted")
+    add("--repeats", type=positive_int, default=12, help="turns of each side")
     add("--overrides", nargs="+", default=[], metavar="table.key=value", help="override keys of the config")
 
 
@@ -179,8 +180,6 @@ def benchmark_loading(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def benchmark_train(args: argparse.Namespace, device: torch.device) -> None:
-    if args.steps <= WARM_UPS:
-        raise UserError(f"--steps is {args.steps}, and the first {WARM_UPS} are not counted: use more")
     result = measure_training(args)
     print(training_table(result), end="\n\n")
     keep(args, device, {"versions": {name: version(name) for name in ("torch", "deepspeed", "diffusers")}, **result})

@@ -1,6 +1,6 @@
 """As a program: a plain PyTorch loop around a transformer, at the side of which training is measured.
 
-Prints JSON: the seconds of each step, the bytes at the peak and the number of weights.
+Prints a JSON object for every few steps: the seconds of one on average, and the bytes at the peak.
 """
 
 import argparse
@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
-from command_line import positive_int, run_program
+from command_line import run_program
 from einops import rearrange
 from model_inputs import first_batches
 from model_speed import import_diffusers
@@ -39,7 +40,6 @@ def main() -> None:
     parser.add_argument("shards", type=Path, help="folder of shards of latents; those of its first shape are taken")
     parser.add_argument("--config", type=Path, help="as scripts/train.py takes it")
     parser.add_argument("--model", choices=("ours", "diffusers"), default="diffusers", help="whose transformer")
-    parser.add_argument("--steps", type=positive_int, default=30, help="optimizer steps")
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="override a key of the config")
     args = parser.parse_intermixed_args()
 
@@ -50,14 +50,15 @@ def main() -> None:
     model, predict = (our_model if args.model == "ours" else sd3)(config, dataset.info.encoded)
     model.to(device)
     batches = [*islice(first_batches(dataset, config.training.batch_size), BATCHES)]
-    seconds = [*loop(model, predict, islice(cycle(batches), args.steps), config, device)]
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    result = {"step_seconds": seconds, "peak_memory": peak_memory(device), "parameters": num_parameters}
-    print(json.dumps(result))
+    seconds = loop(model, predict, islice(cycle(batches), config.training.steps), config, device)
+    while some := [*islice(seconds, config.training.log_every)]:
+        print(json.dumps({"step_seconds": mean(some), "peak_memory": peak_memory(device)}), flush=True)
 
 
 def our_model(config: Config, encoded: EncodedShape) -> tuple[nn.Module, Predict]:
     model = build_model(config, encoded)
+    if config.training.compile:
+        model.backbone.compile_blocks()
     return model, lambda latents, t, text: model(latents, t, text)
 
 
@@ -81,6 +82,9 @@ def sd3(config: Config, encoded: EncodedShape) -> tuple[nn.Module, Predict]:
         pooled_projection_dim=encoded.pooled_width, pos_embed_max_size=max(rows, columns) // width,
         qk_norm="rms_norm" if config.model.qk_norm == "rms" else None,
     )  # fmt: skip
+    if config.training.compile:
+        for block in model.transformer_blocks:
+            block.compile()
 
     def predict(latents: Tensor, t: Tensor, text: TextCondition) -> Tensor:
         image = rearrange(latents, "b c (f pt) h w -> b (c pt) (f h) w", pt=frames)

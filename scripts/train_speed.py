@@ -4,7 +4,9 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -13,19 +15,20 @@ from typing import Any, NamedTuple
 
 from model_inputs import say
 from model_speed import compare
+from turns import Side
 
 from video_dit.errors import UserError
 from video_dit.run_folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parent
 TRAIN_PARTS = ("steps", "checkpoints")
-WARM_UPS = 10
-"""Steps that are not counted; train.py logs as many together, as it does unless told otherwise."""
-
 STEPS_BETWEEN = 12
 """Of two checkpoints: the first half of them may still be slowed down by the writing, the others are not."""
 
 MEASURED_STALLS = 6
+ENDLESS = 10**9
+"""Steps: the sides are ended when all turns are taken."""
+
 THEIRS, PLAIN = "diffusers in a plain loop", "ours in a plain loop"
 
 
@@ -42,23 +45,23 @@ class Taken(NamedTuple):
 
 
 def measure_training(args: argparse.Namespace) -> dict[str, Any]:
-    """Steps of each side, in turns, and how long checkpoints hold training up.
+    """Steps of all sides, which take turns, and how long checkpoints hold training up.
 
     Raises:
         UserError: training ends with a mistake of the user.
     """
+    result: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
         runs = Runs(args, Path(folder))
-        result: dict[str, Any] = {}
         if "steps" in args.parts:
             result["steps"] = steps_table(args, runs)
         if "checkpoints" in args.parts:
-            result["checkpoints"] = stalls(runs)
+            result["checkpoints"] = stalls(runs.to_the_end)
     return result
 
 
 class Runs:
-    """Runs the two programs on one config, each time in processes of their own."""
+    """Starts the two programs on one config."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self._args = args
@@ -68,71 +71,90 @@ class Runs:
             str(args.config),
             "training.optimizer=adamw",
             "training.gradient_clipping=0.0",
+            f"training.compile={str(args.compile).lower()}",
             *args.overrides,
         ]
+        self._endless = [
+            f"training.log_every={args.steps}",
+            f"training.steps={ENDLESS}",
+            f"training.checkpoint_every={ENDLESS}",
+            "training.step_time_limit=0",
+        ]
 
-    def plain(self, model: str) -> Taken:
-        steps = ["--steps", str(self._args.steps)]
-        printed = _output([SCRIPTS / "plain_loop.py", self._args.shards, "--model", model, *steps, *self._keys])
-        result = json.loads(printed)
-        return Taken(median(result["step_seconds"][WARM_UPS:]), 0.0, result["peak_memory"])
+    def plain(self, model: str, *keys: str) -> Side:
+        program = [SCRIPTS / "plain_loop.py", self._args.shards, "--model", model]
+        return Side([*program, *self._keys, *self._endless, *keys], 1, self._new_folder())
 
-    def train(self, num_ranks: int, zero_stage: int) -> Taken:
-        keys = (f"training.steps={self._args.steps}", f"training.zero_stage={zero_stage}")
-        rows = self.rows(num_ranks, f"training.log_every={WARM_UPS}", *keys)
-        counted = [row for row in rows if "step_seconds" in row][1:]
-        seconds = median(row["step_seconds"] for row in counted)
-        return Taken(seconds, median(row["data_wait"] for row in counted), max(row["peak_memory"] for row in counted))
+    def train(self, num_ranks: int, zero_stage: int) -> Side:
+        program, run = self._program()
+        command = [*program, *self._endless, f"training.zero_stage={zero_stage}"]
+        return Side(command, num_ranks, self._new_folder(), run.metrics)
 
-    def rows(self, num_ranks: int, *keys: str) -> list[dict[str, Any]]:
-        """What a run says of its steps."""
-        run = RunFolder(Path(mkdtemp(dir=self._folder)))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}", "--"]
-        program = [SCRIPTS / "train.py", "--data", self._args.shards, "--run", run.path]
-        _output([*launcher, *program, *self._keys, *keys])
+    def to_the_end(self, *keys: str) -> list[dict[str, Any]]:
+        """What a run on one rank says of its steps."""
+        program, run = self._program()
+        command = [sys.executable, *map(str, program), *keys]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:
+            raise UserError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
         return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
 
+    def _program(self) -> tuple[list[object], RunFolder]:
+        run = RunFolder(self._new_folder())
+        return [SCRIPTS / "train.py", "--data", self._args.shards, "--run", run.path, *self._keys], run
 
-def _output(command: Sequence[object]) -> str:
-    result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    if result.returncode != 0:
-        raise UserError(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stderr}")
-    return result.stdout
+    def _new_folder(self) -> Path:
+        return Path(mkdtemp(dir=self._folder))
 
 
 def steps_table(args: argparse.Namespace, runs: Runs) -> list[dict[str, Any]]:
-    """A row for each side, of the medians of the rounds."""
-    sides = [*product(args.ranks, args.zero_stages)]
-    plain: dict[str, list[Taken]] = {THEIRS: [], PLAIN: []}
-    ours: dict[tuple[int, int], list[Taken]] = {side: [] for side in sides}
-    for number in range(1, args.repeats + 1):
-        say(f"round {number} of {args.repeats}")
-        plain[THEIRS].append(runs.plain("diffusers"))
-        plain[PLAIN].append(runs.plain("ours"))
-        for side in sides:
-            ours[side].append(runs.train(*side))
-    rows = [_row(name, taken, plain) for name, taken in plain.items()]
-    for (num_ranks, stage), taken in ours.items():
+    """A row for each side, of the medians of its turns."""
+    with ExitStack() as stack:
+        sides: dict[str, Side] = {}
+        for name, start in _starts(args, runs).items():
+            say(f"starting: {name}")
+            sides[name] = stack.enter_context(start())
+            sides[name].take_turn()
+        taken: dict[str, list[Taken]] = {name: [] for name in sides}
+        for number in range(1, args.repeats + 1):
+            say(f"round {number} of {args.repeats}")
+            for name, side in sides.items():
+                row = side.take_turn()
+                taken[name].append(Taken(row["step_seconds"], row.get("data_wait", 0.0), row["peak_memory"]))
+    return [_row(name, turns, taken) for name, turns in taken.items()]
+
+
+def _starts(args: argparse.Namespace, runs: Runs) -> dict[str, Callable[[], Side]]:
+    """What starts each side."""
+    starts = {THEIRS: partial(runs.plain, "diffusers", "training.compile=false")}
+    if args.compile:
+        starts["diffusers, compiled blocks"] = partial(runs.plain, "diffusers")
+    starts[PLAIN] = partial(runs.plain, "ours")
+    for num_ranks, stage in product(args.ranks, args.zero_stages):
         name = f"train.py, {num_ranks} rank{'s'[: num_ranks > 1]}, ZeRO {stage}"
-        rows.append(_row(name, taken, plain) | {"num_ranks": num_ranks, "zero_stage": stage})
-    return rows
+        starts[name] = partial(runs.train, num_ranks, stage)
+    return starts
 
 
-def _row(name: str, taken: Sequence[Taken], plain: dict[str, list[Taken]]) -> dict[str, Any]:
-    seconds = [one.seconds for one in taken]
+def _row(name: str, turns: Sequence[Taken], taken: dict[str, list[Taken]]) -> dict[str, Any]:
+    seconds = [turn.seconds for turn in turns]
     return {
         "side": name,
         "seconds": median(seconds),
-        "data_wait": median(one.data_wait for one in taken),
-        "peak_memory": max(one.memory for one in taken),
-        "against": {side: compare(seconds, [one.seconds for one in of_side]) for side, of_side in plain.items()},
+        "data_wait": median(turn.data_wait for turn in turns),
+        "peak_memory": max(turn.memory for turn in turns),
+        "against": {side: compare(seconds, [turn.seconds for turn in taken[side]]) for side in (THEIRS, PLAIN)},
     }
 
 
-def stalls(runs: Runs) -> dict[str, Any]:
-    """What each of several checkpoints costs: the pause, and what the steps after it take more than later ones."""
+def stalls(run: Callable[..., list[dict[str, Any]]]) -> dict[str, Any]:
+    """What each of several checkpoints costs: the pause, and what the steps after it take more than later ones.
+
+    Args:
+        run: trains with some keys, and gives what the run says of each step.
+    """
     steps = (MEASURED_STALLS + 1) * STEPS_BETWEEN
-    rows = runs.rows(1, "training.log_every=1", f"training.steps={steps}", f"training.checkpoint_every={STEPS_BETWEEN}")
+    rows = run("training.log_every=1", f"training.steps={steps}", f"training.checkpoint_every={STEPS_BETWEEN}")
     seconds, calm = [], []
     for begin in range(STEPS_BETWEEN, steps, STEPS_BETWEEN):
         after = rows[begin : begin + STEPS_BETWEEN]

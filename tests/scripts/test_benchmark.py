@@ -247,12 +247,11 @@ def test_the_plain_loop_learns(tiny_shards: Path) -> None:
 def test_a_checkpoint_costs_its_pause_and_what_it_slows_down() -> None:
     """Steps of 0.1 s; of every twelve the first has waited 0.05 s for a checkpoint, and takes 0.02 s longer."""
 
-    class Runs:
-        def rows(self, _: int, *__: str) -> list[dict[str, float]]:
-            first, other = {"step_seconds": 0.12, "paused_seconds": 0.05}, {"step_seconds": 0.1, "paused_seconds": 0.0}
-            return ([first] + [other] * (STEPS_BETWEEN - 1)) * (MEASURED_STALLS + 1)
+    def run(*_: str) -> list[dict[str, float]]:
+        first, other = {"step_seconds": 0.12, "paused_seconds": 0.05}, {"step_seconds": 0.1, "paused_seconds": 0.0}
+        return ([first] + [other] * (STEPS_BETWEEN - 1)) * (MEASURED_STALLS + 1)
 
-    result = stalls(Runs())
+    result = stalls(run)
     assert result["seconds"] == pytest.approx([0.07] * MEASURED_STALLS)
     assert "0.70 steps (0.70 to 0.70, 6 checkpoints)" in training_table({"checkpoints": result})
 
@@ -261,7 +260,7 @@ def test_a_checkpoint_costs_its_pause_and_what_it_slows_down() -> None:
 def test_training_is_measured_in_turns(tiny_shards: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     (tmp_path / "tiny.toml").write_text("[model]\npatch_size = [2, 4, 4]\nhidden_size = 64\ndepth = 1\nnum_heads = 2\n")
-    scope = ("--parts", "steps", "--ranks", 1, "--zero-stages", 2, "--steps", 12, "--repeats", 1)
+    scope = ("--parts", "steps", "--ranks", 1, "--zero-stages", 2, "--steps", 2, "--repeats", 2)
     paths = ("--config", tmp_path / "tiny.toml", "--out", tmp_path / "out")
     result = run_script("benchmark.py", "train", tiny_shards, *paths, *scope, "--overrides", "training.batch_size=4")
     assert result.returncode == 0, result.stderr
