@@ -99,6 +99,8 @@ def test_a_run_goes_on_at_any_zero_stage_on_any_number_of_ranks(
             f"training.steps={leg * NUM_STEPS // 5}",
         )  # fmt: skip
     assert parts == pytest.approx(whole, abs=1e-4)
+    norms = ([row["gradient_norm"] for row in metrics(tmp_path / name)] for name in ("parts", "whole"))
+    assert next(norms) == pytest.approx(next(norms), rel=2e-3)
     ours, theirs = state(tmp_path / "parts"), state(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():

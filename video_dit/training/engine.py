@@ -20,6 +20,7 @@ from video_dit.parallel import SequenceGroup
 from video_dit.training.adamw_8bit import AdamW8bit
 from video_dit.training.allocator import keep_freed_memory
 from video_dit.training.deepspeed_config import deepspeed_config
+from video_dit.training.muon_gradients import MuonGradients
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 from video_dit.training.piece_files import PieceName
 
@@ -135,7 +136,7 @@ class Engine:
         data_rank, num_data_ranks: the same of groups that share clips; ranks of one group get the same batches.
         step_taken: whether the last step changed the weights: not where its gradient was not finite on any rank.
         gradient_norm: [], of the last step, over all ranks and before clipping, infinite or NaN where the step was not
-            taken; None where it is not known, which is under Muon and ZeRO.
+            taken; None where DeepSpeed has not come to take it.
     """
 
     def __init__(self, model: VideoDiT, config: Config) -> None:
@@ -163,8 +164,8 @@ class Engine:
         if not self._engine.zero_optimization():
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
             self._engine.enable_backward_allreduce = self.num_ranks > 1  # a rank alone would copy its gradients twice
-        # DeepSpeed's Muon puts its updates in place of the gradients before it takes their norm.
-        self._norm_is_of_gradients = config.training.optimizer != "muon" or config.training.zero_stage == 0
+        replaces_gradients = config.training.optimizer == "muon" and self._engine.zero_optimization()
+        self._muon_gradients = MuonGradients(self._optimizer) if replaces_gradients else None
         self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
         self._state = _optimizer_state(self._trained, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
@@ -185,7 +186,8 @@ class Engine:
             self._engine.step()
             if is_last:
                 self.step_taken = self._engine.was_step_applied()
-                norm = self._engine.get_global_grad_norm() if self._norm_is_of_gradients else None
+                muon = self._muon_gradients
+                norm = muon.norm_of_step() if muon is not None else self._engine.get_global_grad_norm()
                 self.gradient_norm = None if norm is None else torch.as_tensor(norm)
             return
         if is_last:
