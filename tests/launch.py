@@ -19,8 +19,16 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).parent.parent
 
 
-def run_script(name: str, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
+def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs scripts/NAME to its end, without a GPU, and returns what it printed; see `program_server`."""
+    (result,) = _run(name, arguments, [cpu_environment({})])
+    return result
+
+
+def run_script_afresh(
+    name: str, *arguments: object, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """The same in an interpreter of its own, as a user does."""
     command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=cpu_environment(environment or {}), timeout=600)
 
@@ -96,23 +104,39 @@ def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
 
 
 def train(num_ranks: int, *arguments: object) -> None:
-    """Runs scripts/train.py on this many CPU ranks, to its end; see `rank_server`."""
-    server = _rank_server()
+    """Runs scripts/train.py on this many CPU ranks, to its end; see `program_server`."""
+    results = _run("train.py", arguments, rank_environments(num_ranks))
+    said = "\n".join(result.stdout + result.stderr for result in results)
+    assert [result.returncode for result in results] == [0] * num_ranks, said
+
+
+def _run(
+    name: str, arguments: Sequence[object], environments: Sequence[dict[str, str]]
+) -> list[subprocess.CompletedProcess]:
+    """A process for each environment, all to their ends."""
+    server = _program_server()
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / str(rank) for rank in range(num_ranks)]
-        ranks = [*zip(rank_environments(num_ranks), map(str, outputs), strict=True)]
-        server.stdin.write(json.dumps({"arguments": [*map(str, arguments)], "ranks": ranks}) + "\n")
+        files = [
+            (str(Path(folder, f"{index}-out")), str(Path(folder, f"{index}-err"))) for index in range(len(environments))
+        ]
+        processes = [(environment, *of_one) for environment, of_one in zip(environments, files, strict=True)]
+        job = {"program": name, "arguments": [*map(str, arguments)], "folder": os.getcwd(), "processes": processes}
+        server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
         codes = json.loads(server.stdout.readline())
-        assert codes == [0] * num_ranks, "\n".join(output.read_text() for output in outputs)
+        printed = [[Path(path).read_text() for path in of_one] for of_one in files]
+    return [
+        subprocess.CompletedProcess([name, *arguments], code, *of_one)
+        for code, of_one in zip(codes, printed, strict=True)
+    ]
 
 
 @cache
-def _rank_server() -> subprocess.Popen[str]:
+def _program_server() -> subprocess.Popen[str]:
     (environment,) = rank_environments(1)
     server = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "tests/rank_server.py")], env=environment, start_new_session=True, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, str(REPOSITORY / "tests/program_server.py")], env=environment, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     atexit.register(os.killpg, server.pid, signal.SIGKILL)
     return server

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from launch import REPOSITORY, run_script
+from launch import REPOSITORY, run_script, run_script_afresh
 from PIL import Image
 from vision_models import save_clip
 
@@ -127,7 +127,7 @@ def test_a_second_run_of_each_program_does_nothing_again(road: Path, shapes_vide
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_says_what_the_program_is_for(program: str) -> None:
-    result = run_script(program, "--help")
+    result = run_script_afresh(program, "--help")
     assert result.returncode == 0, result.stderr
     first_line = (REPOSITORY / "scripts" / program).read_text().splitlines()[0].strip('"')
     assert first_line[:40] in result.stdout
@@ -164,6 +164,6 @@ def test_mistakes_end_with_a_message_and_no_traceback(arguments: tuple, message:
 
 
 def test_the_emoji_need_npm(tmp_path: Path) -> None:
-    result = run_script("fetch_emoji.py", tmp_path, "--limit", 1, environment={"PATH": str(tmp_path)})
+    result = run_script_afresh("fetch_emoji.py", tmp_path, "--limit", 1, environment={"PATH": str(tmp_path)})
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: npm is not installed")

@@ -125,10 +125,10 @@ class FragmentedState(OptimizerState):
                 for key, tensor in tensors.items():
                     values = tensor.narrow(0, within.start, within.numel)
                     yield Piece(PieceName(f"{key}/{name}", start), values, False, values.copy_)
-        yield from self._momenta_of_muon()
+        yield from self._whole_momenta()
 
     def _state_of_elements(self, group: int) -> dict[str, Tensor]:
-        if self._is_muon(group):
+        if self._has_whole_momenta(group):
             return {}
         state = self._inner.state.get(self._inner.param_groups[group]["params"][0], {})
         return {key: value for key, value in state.items() if _is_tensor_of_elements(value)}
@@ -136,12 +136,16 @@ class FragmentedState(OptimizerState):
     def _is_muon(self, group: int) -> bool:
         return bool(self._inner.param_groups[group].get("use_muon", False))
 
-    def _momenta_of_muon(self) -> Iterator[Piece]:
-        """Of whole parameters, as they are orthogonalized whole: those of which this rank has a part, in turn."""
+    def _has_whole_momenta(self, group: int) -> bool:
+        """Muon orthogonalizes whole parameters; offloaded momenta are parts that are gathered for it."""
+        return self._is_muon(group) and not self._outer.cpu_offload
+
+    def _whole_momenta(self) -> Iterator[Piece]:
+        """Of the parameters of which this rank has a part, in turn."""
         names = {id(parameter): name for name, parameter in self._parameters}
         for group, settings in enumerate(self._inner.param_groups):
             momenta = self._inner.state.get(settings["params"][0], {}).get("momentum_buffer")
-            if self._is_muon(group) and momenta is not None:
+            if self._has_whole_momenta(group) and momenta is not None:
                 parameters = self._outer.params_in_partition[group]
                 for parameter, values in zip(
                     parameters, momenta.split([parameter.numel() for parameter in parameters]), strict=True
@@ -153,8 +157,9 @@ class FragmentedState(OptimizerState):
         _step_on_the_spot(self._inner)
         for group, settings in enumerate(self._inner.param_groups):
             if self._is_muon(group):
-                flat = settings["params"][0]
-                size = sum(parameter.numel() for parameter in self._outer.params_in_partition[group])
+                flat, size = settings["params"][0], settings["params"][0].numel()
+                if self._has_whole_momenta(group):
+                    size = sum(parameter.numel() for parameter in self._outer.params_in_partition[group])
                 self._inner.state[flat]["momentum_buffer"] = flat.new_zeros(size)
 
     def _update_model(self) -> None:
