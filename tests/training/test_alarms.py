@@ -174,18 +174,12 @@ def test_a_bad_step_can_be_replayed(runs: dict[tuple[int, int], Path], bad_shard
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("offloaded_to", ["none", "cpu"])
-def test_muon_keeps_its_momentum_in_a_bad_step_and_knows_its_gradients(
-    runs: dict[tuple[int, int], Path], bad_shards: Path, tmp_path: Path, offloaded_to: str
-) -> None:
-    """Whose norm is in the first step that of AdamW's; Muon's updates, which take their place, have a larger one."""
+def test_muon_keeps_its_momentum_in_a_bad_step(bad_shards: Path, tmp_path: Path, offloaded_to: str) -> None:
     run = start(
         tmp_path, bad_shards, 2, "training.steps=3", "training.optimizer=muon", "training.gradient_clipping=0",
         "training.zero_stage=2", f"training.offload_optimizer={offloaded_to}",
     )  # fmt: skip
     assert_same_state(state(run, NOT_FINITE - 1), state(run, NOT_FINITE))
-    first, _, bad = (row["gradient_norm"] for row in metrics(run))
-    assert first == pytest.approx(metrics(runs[1, 1])[0]["gradient_norm"], rel=1e-4)
-    assert bad is None
 
 
 class Standing:
