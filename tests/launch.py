@@ -116,9 +116,7 @@ def _run(
     """A process for each environment, all to their ends."""
     server = _program_server()
     with tempfile.TemporaryDirectory() as folder:
-        files = [
-            (str(Path(folder, f"{index}-out")), str(Path(folder, f"{index}-err"))) for index in range(len(environments))
-        ]
+        files = [[f"{folder}/{index}-{name}" for name in ("out", "err")] for index, _ in enumerate(environments)]
         processes = [(environment, *of_one) for environment, of_one in zip(environments, files, strict=True)]
         job = {"program": name, "arguments": [*map(str, arguments)], "folder": os.getcwd(), "processes": processes}
         server.stdin.write(json.dumps(job) + "\n")
