@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
+TIME_LIMIT = 600
+"""Seconds for a program."""
 
 
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -30,7 +33,8 @@ def run_script_afresh(
 ) -> subprocess.CompletedProcess:
     """The same in an interpreter of its own, as a user does."""
     command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=cpu_environment(environment or {}), timeout=600)
+    own = cpu_environment(environment or {})
+    return subprocess.run(command, capture_output=True, text=True, env=own, timeout=TIME_LIMIT)
 
 
 def start(*command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -98,7 +102,7 @@ def rank_environments(num_ranks: int) -> list[dict[str, str]]:
 def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
     """Runs a program as `start_program` does, to its end, and returns what the first rank printed."""
     processes = start_program(num_ranks, program, *arguments)
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    outputs = [process.communicate(timeout=TIME_LIMIT)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
     return outputs[0]
 
@@ -113,14 +117,22 @@ def train(num_ranks: int, *arguments: object) -> None:
 def _run(
     name: str, arguments: Sequence[object], environments: Sequence[dict[str, str]]
 ) -> list[subprocess.CompletedProcess]:
-    """A process for each environment, all to their ends."""
+    """A process for each environment, all to their ends.
+
+    Raises:
+        TimeoutError: they have not come to it in `TIME_LIMIT`.
+    """
     server = _program_server()
     with tempfile.TemporaryDirectory() as folder:
-        files = [[f"{folder}/{index}-{name}" for name in ("out", "err")] for index, _ in enumerate(environments)]
+        files = [[f"{folder}/{index}-{kind}" for kind in ("out", "err")] for index, _ in enumerate(environments)]
         processes = [(environment, *of_one) for environment, of_one in zip(environments, files, strict=True)]
         job = {"program": name, "arguments": [*map(str, arguments)], "folder": os.getcwd(), "processes": processes}
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
+        if not select.select([server.stdout], [], [], TIME_LIMIT)[0]:
+            _end(server)
+            _program_server.cache_clear()
+            raise TimeoutError(f"{name} has run for more than {TIME_LIMIT} seconds")
         codes = json.loads(server.stdout.readline())
         printed = [[Path(path).read_text() for path in of_one] for of_one in files]
     return [
@@ -136,8 +148,13 @@ def _program_server() -> subprocess.Popen[str]:
         [sys.executable, str(REPOSITORY / "tests/program_server.py")], env=environment, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    atexit.register(os.killpg, server.pid, signal.SIGKILL)
+    atexit.register(_end, server)
     return server
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
 
 
 def free_port() -> str:

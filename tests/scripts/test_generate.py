@@ -1,8 +1,6 @@
 """generate.py as a user meets it: what it writes, what it reads, what it refuses."""
 
 import json
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import generate
 import numpy as np
 import pytest
 from conftest import TINY
-from launch import REPOSITORY, cpu_environment
+from launch import REPOSITORY, start_program
 from PIL import Image
 from random_run import random_run
 
@@ -158,19 +156,8 @@ def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> Non
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(json.dumps({"prompt": f"clip {i}", "num_frames": 2 + 2 * (i % 2)}) for i in range(5)))
     for num_ranks in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        command = [sys.executable, str(REPOSITORY / "scripts/generate.py"), "--run", str(run)]
-        command += ["--out", str(tmp_path / str(num_ranks)), "--prompts-file", str(prompts), "--gif"]
-        common = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        processes = [
-            subprocess.Popen(
-                command, env=cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}),
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )
-            for rank in range(num_ranks)
-        ]  # fmt: skip
+        arguments = ("--run", run, "--out", tmp_path / str(num_ranks), "--prompts-file", prompts, "--gif")
+        processes = start_program(num_ranks, REPOSITORY / "scripts/generate.py", *arguments)
         outputs = [process.communicate(timeout=300)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * num_ranks, outputs
         assert "contact-sheet.png" in outputs[0]

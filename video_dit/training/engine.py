@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -164,8 +164,9 @@ class Engine:
         if not self._engine.zero_optimization():
             self._optimizer.register_step_pre_hook(self._withhold_gradients)
             self._engine.enable_backward_allreduce = self.num_ranks > 1  # a rank alone would copy its gradients twice
-        replaces_gradients = config.training.optimizer == "muon" and self._engine.zero_optimization()
-        self._muon_gradients = MuonGradients(self._optimizer) if replaces_gradients else None
+        self._norm_of_step: Callable[[], Any] = self._engine.get_global_grad_norm
+        if config.training.optimizer == "muon" and self._engine.zero_optimization():
+            self._norm_of_step = MuonGradients(self._optimizer).norm_of_step
         self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
         self._state = _optimizer_state(self._trained, self._optimizer, self.rank)
         self._hosts = dist.new_group(backend="gloo")
@@ -186,8 +187,7 @@ class Engine:
             self._engine.step()
             if is_last:
                 self.step_taken = self._engine.was_step_applied()
-                muon = self._muon_gradients
-                norm = muon.norm_of_step() if muon is not None else self._engine.get_global_grad_norm()
+                norm = self._norm_of_step()
                 self.gradient_norm = None if norm is None else torch.as_tensor(norm)
             return
         if is_last:
