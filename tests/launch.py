@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -18,21 +17,58 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
+SCRIPTS = REPOSITORY / "scripts"
 TIME_LIMIT = 600
 """Seconds for a program."""
 
 
+class Forked:
+    """A process that `program_server` forks: its own program, arguments and environment, and no GPU."""
+
+    def __init__(self, program: Path, arguments: Sequence[object], environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = Path(self._folder.name)
+        job = {"program": str(program), "arguments": [*map(str, arguments)], "environment": environment}
+        self._server = _program_server()
+        self._server.stdin.write(json.dumps({**job, "folder": os.getcwd(), "files": str(self._files)}) + "\n")
+        self._server.stdin.flush()
+        self.pid = int(wait_for(lambda: self._read("pid")))
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        code = self._read("code")
+        return int(code) if code else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = TIME_LIMIT) -> tuple[int, str, str]:
+        """To its end: its return code, what it printed and its errors."""
+        try:
+            wait_for(lambda: self.returncode is not None, seconds)
+        except AssertionError:
+            self.send_signal(signal.SIGKILL)
+            raise
+        return int(self._read("code")), self._read("out"), self._read("err")
+
+    def _read(self, name: str) -> str:
+        assert self._server.poll() is None, "the server of programs has ended"
+        path = self._files / name
+        return path.read_text() if path.exists() else ""
+
+
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs scripts/NAME to its end, without a GPU, and returns what it printed; see `program_server`."""
-    (result,) = _run(name, arguments, [cpu_environment({})])
-    return result
+    """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
+    process = Forked(SCRIPTS / name, arguments, cpu_environment({}))
+    return subprocess.CompletedProcess([name, *arguments], *process.wait())
 
 
 def run_script_afresh(
     name: str, *arguments: object, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     """The same in an interpreter of its own, as a user does."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
     own = cpu_environment(environment or {})
     return subprocess.run(command, capture_output=True, text=True, env=own, timeout=TIME_LIMIT)
 
@@ -58,34 +94,19 @@ def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
     return found
 
 
-def start_ranks(num_ranks: int, *arguments: object, **options: Any) -> list[subprocess.Popen[str]]:
-    """Starts scripts/train.py as `start_program` does."""
-    return start_program(num_ranks, REPOSITORY / "scripts/train.py", *arguments, **options)
-
-
-def start_program(
-    num_ranks: int,
-    program: Path,
-    *arguments: object,
-    own: dict[int, list[str]] | None = None,
-    prepare: dict[int, Callable[[], None]] | None = None,
-) -> list[subprocess.Popen[str]]:
-    """Starts a program on this many CPU ranks, one thread each, without a launcher in between.
-
-    `own` are further arguments of a rank, and `prepare` is called in its process before it starts.
-    """
-    command = [sys.executable, str(program), *map(str, arguments)]
+def start_ranks(
+    num_ranks: int, *arguments: object, program: Path = SCRIPTS / "train.py", own: dict[int, list[str]] | None = None
+) -> list[Forked]:
+    """Starts a program on this many CPU ranks, one thread each, without a launcher; `own` are arguments of one rank."""
     return [
-        subprocess.Popen(
-            command + (own or {}).get(rank, []),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=(prepare or {}).get(rank),
-        )
+        Forked(program, [*arguments, *(own or {}).get(rank, [])], environment)
         for rank, environment in enumerate(rank_environments(num_ranks))
     ]
+
+
+def ends(processes: list[Forked]) -> list[tuple[int, str]]:
+    """How each ended, and all that it said."""
+    return [(code, out + errors) for code, out, errors in [process.wait() for process in processes]]
 
 
 def rank_environments(num_ranks: int) -> list[dict[str, str]]:
@@ -99,46 +120,16 @@ def rank_environments(num_ranks: int) -> list[dict[str, str]]:
     return [cpu_environment({**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(num_ranks)]
 
 
-def run_program(num_ranks: int, program: Path, *arguments: object) -> str:
-    """Runs a program as `start_program` does, to its end, and returns what the first rank printed."""
-    processes = start_program(num_ranks, program, *arguments)
-    outputs = [process.communicate(timeout=TIME_LIMIT)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * num_ranks, "\n".join(outputs)
-    return outputs[0]
+def run_ranks(num_ranks: int, program: Path, *arguments: object) -> str:
+    """Runs a program as `start_ranks` does, to its end, and returns what the first rank said."""
+    codes, said = zip(*ends(start_ranks(num_ranks, *arguments, program=program)), strict=True)
+    assert codes == (0,) * num_ranks, "\n".join(said)
+    return said[0]
 
 
 def train(num_ranks: int, *arguments: object) -> None:
-    """Runs scripts/train.py on this many CPU ranks, to its end; see `program_server`."""
-    results = _run("train.py", arguments, rank_environments(num_ranks))
-    said = "\n".join(result.stdout + result.stderr for result in results)
-    assert [result.returncode for result in results] == [0] * num_ranks, said
-
-
-def _run(
-    name: str, arguments: Sequence[object], environments: Sequence[dict[str, str]]
-) -> list[subprocess.CompletedProcess]:
-    """A process for each environment, all to their ends.
-
-    Raises:
-        TimeoutError: they have not come to it in `TIME_LIMIT`.
-    """
-    server = _program_server()
-    with tempfile.TemporaryDirectory() as folder:
-        files = [[f"{folder}/{index}-{kind}" for kind in ("out", "err")] for index, _ in enumerate(environments)]
-        processes = [(environment, *of_one) for environment, of_one in zip(environments, files, strict=True)]
-        job = {"program": name, "arguments": [*map(str, arguments)], "folder": os.getcwd(), "processes": processes}
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        if not select.select([server.stdout], [], [], TIME_LIMIT)[0]:
-            _end(server)
-            _program_server.cache_clear()
-            raise TimeoutError(f"{name} has run for more than {TIME_LIMIT} seconds")
-        codes = json.loads(server.stdout.readline())
-        printed = [[Path(path).read_text() for path in of_one] for of_one in files]
-    return [
-        subprocess.CompletedProcess([name, *arguments], code, *of_one)
-        for code, of_one in zip(codes, printed, strict=True)
-    ]
+    """Runs scripts/train.py on this many CPU ranks, to its end."""
+    run_ranks(num_ranks, SCRIPTS / "train.py", *arguments)
 
 
 @cache
@@ -146,15 +137,10 @@ def _program_server() -> subprocess.Popen[str]:
     (environment,) = rank_environments(1)
     server = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "tests/program_server.py")], env=environment, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, text=True,
     )  # fmt: skip
-    atexit.register(_end, server)
+    atexit.register(os.killpg, server.pid, signal.SIGKILL)
     return server
-
-
-def _end(server: subprocess.Popen[str]) -> None:
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGKILL)
 
 
 def free_port() -> str:

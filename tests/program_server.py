@@ -1,43 +1,56 @@
-"""As a program: forks programs of scripts/, as importing what they need takes seconds for each.
+"""As a program: forks other programs of the project, as importing what they need takes seconds for each.
 
-Reads jobs from its input, as JSON: the name of a program, its arguments, the folder to run in, and of each process that
-runs it the environment and the files for what it prints and for its errors. Prints how each ended, as JSON.
+Reads jobs from its input, as JSON, one for each process: the path of a program, its arguments, its environment, and a
+folder where it runs and one for its files: out and err, what it prints and its errors, pid, and when it ends code.
 """
 
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch._dynamo  # noqa: F401
 
 import video_dit.sampling.pipeline
 import video_dit.training.loop  # noqa: F401
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 
-
-def run(program: str, arguments: list[str], environment: dict[str, str], output: str, errors: str) -> None:
+def run(program: str, arguments: list[str], environment: dict[str, str], files: Path) -> None:
     """As if it were a process that has just begun; does not return."""
     os.environ.clear()
     os.environ.update(environment)
-    for number, path in enumerate((os.devnull, output, errors)):
+    for number, path in enumerate((os.devnull, files / "out", files / "err")):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-    sys.argv = [str(SCRIPTS / program), *arguments]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = [program, *arguments]
+    sys.path[0] = os.path.dirname(program)
+    runpy.run_path(program, run_name="__main__")
     sys.exit()
 
 
+def write(path: Path, number: int) -> None:
+    """Whoever sees the file sees it whole."""
+    path.with_suffix(".new").write_text(str(number))
+    path.with_suffix(".new").replace(path)
+
+
+def supervise(job: dict[str, Any]) -> None:
+    """Runs a process to its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    files = Path(job["files"])
+    process = os.fork()
+    if process == 0:
+        os.chdir(job["folder"])
+        run(job["program"], job["arguments"], job["environment"], files)
+    write(files / "pid", process)
+    write(files / "code", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(SCRIPTS))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that supervise
     for line in sys.stdin:
-        job = json.loads(line)
-        processes = []
-        for files in job["processes"]:
-            processes.append(os.fork())
-            if processes[-1] == 0:
-                os.chdir(job["folder"])
-                run(job["program"], job["arguments"], *files)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-        print(json.dumps(codes), flush=True)
+        if os.fork() == 0:
+            supervise(json.loads(line))
+            os._exit(0)

@@ -47,10 +47,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(10, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(),
-            nn.Linear(128, 2),
-        )  # fmt: skip
+        self.layers = nn.Sequential(nn.Linear(10, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
 
     def forward(self, x: Tensor, t: Tensor, text: Any = None) -> Tensor:
         angles = t[:, None] * torch.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
@@ -64,7 +61,7 @@ def trained(**keys: str) -> tuple[Network, DiffusionConfig]:
     torch.manual_seed(0)
     network = Network()
     steps, batch_size = 1500, 512
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     data = as_clips(true_samples(steps * batch_size, seed=1)).split(batch_size)
     for latents in data:

@@ -9,7 +9,7 @@ import generate
 import numpy as np
 import pytest
 from conftest import TINY
-from launch import REPOSITORY, start_program
+from launch import SCRIPTS, ends, start_ranks
 from PIL import Image
 from random_run import random_run
 
@@ -157,9 +157,8 @@ def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> Non
     prompts.write_text("\n".join(json.dumps({"prompt": f"clip {i}", "num_frames": 2 + 2 * (i % 2)}) for i in range(5)))
     for num_ranks in (1, 2):
         arguments = ("--run", run, "--out", tmp_path / str(num_ranks), "--prompts-file", prompts, "--gif")
-        processes = start_program(num_ranks, REPOSITORY / "scripts/generate.py", *arguments)
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0] * num_ranks, outputs
+        codes, outputs = zip(*ends(start_ranks(num_ranks, *arguments, program=SCRIPTS / "generate.py")), strict=True)
+        assert codes == (0,) * num_ranks, outputs
         assert "contact-sheet.png" in outputs[0]
         assert all("step" not in output and ".mp4" not in output for output in outputs[1:])
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / str(n)).iterdir()} for n in (1, 2))

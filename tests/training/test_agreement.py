@@ -1,5 +1,6 @@
 """That ranks which would not compute the same run do not start it, and that one message says why."""
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from launch import start_ranks, train
+from launch import ends, start_ranks, train
 from torch.distributed import HashStore
 
 from video_dit.config import load_config
@@ -113,8 +114,8 @@ def test_the_code_is_known_by_what_its_files_hold(tmp_path: Path) -> None:
 def test_two_ranks_with_different_configs_end_with_one_message(tiny_shards: Path, tmp_path: Path) -> None:
     own = {rank: [f"training.learning_rate={rate}"] for rank, rate in enumerate((0.001, 0.002))}
     processes = start_ranks(2, "--data", tiny_shards, "--run", tmp_path / "run", *TINY, own=own)
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], said
+    codes, said = zip(*ends(processes), strict=True)
+    assert codes == (2, 2), said
     assert "rank 1 on " in said[0]
     assert "has training.learning_rate = 0.002, and rank 0 on " in said[0]
     assert "error" not in said[1]
@@ -126,8 +127,8 @@ def test_two_ranks_with_different_configs_end_with_one_message(tiny_shards: Path
 def test_a_run_that_must_go_on_otherwise_ends_all_ranks_with_one_message(tiny_shards: Path, tmp_path: Path) -> None:
     train(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=1")
     processes = start_ranks(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=2", "seed=1")
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], said
+    codes, said = zip(*ends(processes), strict=True)
+    assert codes == (2, 2), said
     assert "was started with seed = 0, and this is 1" in said[0]
     assert "lost" not in said[0] + said[1]
     assert "error" not in said[1]
@@ -138,9 +139,9 @@ def test_a_run_that_must_go_on_otherwise_ends_all_ranks_with_one_message(tiny_sh
 def test_a_mistake_in_the_config_is_told_once_and_nobody_waits(tiny_shards: Path, tmp_path: Path) -> None:
     """Not even for a rank that is never started."""
     keys = (*TINY, "training.batch_size=9", "training.zero_stage=0", "training.offload_optimizer=cpu")
-    first, second, _ = processes = start_ranks(3, "--data", tiny_shards, "--run", tmp_path / "run", *keys)
-    processes[2].kill()
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    assert (first.returncode, second.returncode) == (2, 2), said
+    processes = start_ranks(3, "--data", tiny_shards, "--run", tmp_path / "run", *keys)
+    processes[2].send_signal(signal.SIGKILL)
+    codes, said = zip(*ends(processes), strict=True)
+    assert codes[:2] == (2, 2), said
     assert "error: training.offload_optimizer is 'cpu', which needs" in said[0]
     assert "error" not in said[1]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from launch import metrics, start_ranks, train
+from launch import ends, metrics, start_ranks, train
 from poisoned import poisoned
 
 from data.dataset import ClipDataset, load_batches
@@ -158,9 +158,8 @@ def test_a_bad_step_can_be_replayed(runs: dict[tuple[int, int], Path], bad_shard
     (tmp_path / "checkpoints/latest").write_text(before)
 
     arguments = ("--data", bad_shards, "--run", tmp_path, *SETTINGS, "training.micro_batch_size=2")
-    (process,) = start_ranks(1, *arguments, "training.zero_stage=1", "training.on_spike=stop")
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 2, output
+    ((code, output),) = ends(start_ranks(1, *arguments, "training.zero_stage=1", "training.on_spike=stop"))
+    assert code == 2, output
     assert "Traceback" not in output
     assert "training.on_spike=skip leaves it out" in output
     assert RunFolder(tmp_path).latest_checkpoint() == tmp_path / "checkpoints" / before

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY
-from launch import run_program
+from launch import run_ranks
 
 SETTINGS = (*TINY, "model.depth=1")
 PLAIN = ("training.zero_stage=0",)
@@ -34,7 +34,7 @@ COMPILED = {
 def check_losses(num_ranks: int, runs: dict[str, tuple[str, ...]], folder: Path) -> None:
     """Equal to those of the plain run on as many ranks, which learns, to 1e-4."""
     keys = [json.dumps([*SETTINGS, *of_run]) for of_run in (PLAIN, *runs.values())]
-    said = run_program(num_ranks, REPOSITORY / "tests/losses_of_steps.py", folder, *keys)
+    said = run_ranks(num_ranks, REPOSITORY / "tests/losses_of_steps.py", folder, *keys)
     plain, *others = (json.loads(line) for line in said.splitlines() if line.startswith("["))
     assert len(plain) == 6
     assert plain == sorted(plain, reverse=True)

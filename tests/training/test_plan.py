@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import REPOSITORY, TINY
-from launch import run_program
+from launch import run_ranks
 from memory_of_steps import encoded_shape
 
 from video_dit.config import load_config
@@ -51,7 +51,7 @@ TOGETHER = {
 
 def measured(num_ranks: int, runs: dict[str, tuple[str, ...]]) -> list[int]:
     keys = [json.dumps([*SIZES, *of_run]) for of_run in runs.values()]
-    said = run_program(num_ranks, REPOSITORY / "tests/memory_of_steps.py", *keys)
+    said = run_ranks(num_ranks, REPOSITORY / "tests/memory_of_steps.py", *keys)
     return [int(line) for line in said.splitlines() if line.isdigit()]
 
 

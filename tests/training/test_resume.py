@@ -2,15 +2,13 @@
 
 import resource
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from conftest import TINY
-from launch import losses, metrics, start_ranks, train, wait_for
+from launch import ends, losses, metrics, start_ranks, train, wait_for
 from safetensors.torch import load_file
 
 from video_dit.errors import UserError
@@ -39,7 +37,7 @@ def interrupt(
     """Starts the run, sends the last rank a signal after some steps, and returns how each ended and what it said."""
 
     def reached() -> bool:
-        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        assert all(process.returncode is None for process in processes), ends(processes)
         rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
         return len(rows) >= after
 
@@ -48,11 +46,6 @@ def interrupt(
     wait_for(reached)
     processes[-1].send_signal(how)
     return ends(processes)
-
-
-def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    said = [process.communicate(timeout=120)[0] for process in processes]
-    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
 
 
 @pytest.mark.slow
@@ -144,10 +137,9 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(tiny_shards: Path, tmp_path
     processes = start_ranks(2, *arguments)
     wait_for(lambda: (tmp_path / "checkpoints/latest").exists())
     processes[1].send_signal(signal.SIGSTOP)
-    said = processes[0].communicate(timeout=120)[0]
-    processes[1].kill()
-    processes[1].communicate()
-    assert processes[0].returncode == 1
+    ((code, said),) = ends(processes[:1])
+    processes[1].send_signal(signal.SIGKILL)
+    assert code == 1
     assert "has waited for more than 5 seconds, which training.step_time_limit allows" in said
     assert "rank 1 does not answer" in said
 
@@ -166,17 +158,13 @@ def test_a_reader_that_dies_ends_the_run(tiny_shards: Path, tmp_path: Path) -> N
     assert "Traceback" not in said
 
 
-def small_files() -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_rank_that_cannot_write_ends_the_run(tiny_shards: Path, tmp_path: Path) -> None:
-    first: dict[int, Callable[[], None]] = {1: small_files}
     arguments = ("--data", tiny_shards, "--run", tmp_path, *SETTINGS, "training.steps=2000")
-    (first_code, first_said), (second_code, second_said) = ends(start_ranks(2, *arguments, prepare=first))
+    processes = start_ranks(2, *arguments)
+    resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    (first_code, first_said), (second_code, second_said) = ends(processes)
     assert (first_code, second_code) == (2, 2), first_said
     assert "error: another rank could not write its part of a checkpoint" in first_said
     assert "step-000004.unfinished could not be written: " in second_said
