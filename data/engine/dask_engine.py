@@ -1,6 +1,8 @@
 """Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
 
+import multiprocessing
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed.utils import get_mp_context
 
 from data.engine.engine import known_results
 from data.engine.guard import WatchingGuard
@@ -133,19 +136,27 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         "distributed.scheduler.worker-saturation": SATURATION,
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_COUNTS, "1"),
         "distributed.admin.log-format": "%(message)s",
+        "distributed.worker.multiprocessing-method": "forkserver",
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
-            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any port: None is 8787, warning
-        ) as cluster,
-        Client(cluster, direct_to_workers=True) as client,
-    ):  # fmt: skip
-        if num_gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
-            client.register_plugin(_OneGpuEach(visible.split(",")))
-        yield DaskEngine(client, time_limit)
+    with dask.config.set(settings):
+        _import_once()
+        with (
+            LocalCluster(
+                n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
+                dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any port: None is 8787
+            ) as cluster,
+            Client(cluster, direct_to_workers=True) as client,
+        ):  # fmt: skip
+            if num_gpus:
+                visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+                client.register_plugin(_OneGpuEach(visible.split(",")))
+            yield DaskEngine(client, time_limit)
+
+
+def _import_once() -> None:
+    """Workers are forked from a process that has imported what this one has of the project: once, not for each."""
+    get_mp_context()  # the first time Dask sets modules of its own
+    multiprocessing.set_forkserver_preload([name for name in sys.modules if name.startswith("data.")])
 
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
