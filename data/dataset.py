@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset_info import Bucket, DatasetInfo, size_problem
+from data.forkserver import import_once
 from data.on_the_fly import FrameBatch
 from data.order import Position
 from data.probe import VideoError, probe
@@ -156,8 +157,9 @@ def load_batches(
 ) -> Iterator[Batch | FrameBatch]:
     """Batches at these positions; with `num_workers` processes they are read ahead. Of frames, for shards of videos.
 
-    The processes are started afresh: a copy of this one could wait for ever for what its threads held.
+    They are no copies of this process, which could wait for ever for what its threads held.
     """
+    import_once("data", "video_dit")
     loader = DataLoader(
         dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers,
         multiprocessing_context="forkserver" if num_workers else None, worker_init_fn=_leave_signals_to_the_rank,

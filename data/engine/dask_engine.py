@@ -1,8 +1,6 @@
 """Units on Dask's distributed: processes of this machine, or of a cluster whose scheduler is given."""
 
-import multiprocessing
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ from distributed.utils import get_mp_context
 from data.engine.engine import known_results
 from data.engine.guard import WatchingGuard
 from data.engine.units import Unit
+from data.forkserver import import_once
 from data.output import OutputFolder
 from video_dit.errors import UserError
 
@@ -139,7 +138,8 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         "distributed.worker.multiprocessing-method": "forkserver",
     }
     with dask.config.set(settings):
-        _import_once()
+        get_mp_context()  # the first time it chooses modules of its own to be imported
+        import_once("data")
         with (
             LocalCluster(
                 n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
@@ -151,12 +151,6 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
                 client.register_plugin(_OneGpuEach(visible.split(",")))
             yield DaskEngine(client, time_limit)
-
-
-def _import_once() -> None:
-    """Workers are forked from a process that has imported what this one has of the project: once, not for each."""
-    get_mp_context()  # the first time Dask sets modules of its own
-    multiprocessing.set_forkserver_preload([name for name in sys.modules if name.startswith("data.")])
 
 
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -163,13 +163,14 @@ def test_training_on_videos_is_training_on_their_latents(
     """Bit for bit, with readers in processes of their own; and broken videos are replaced alike on two ranks."""
     shutil.copytree(shapes_videos, tmp_path / "copies")
     videos = keep_videos(tiny_shards, tmp_path / "copies", tmp_path / "videos")
-    settings = ("training.steps=5", "training.checkpoint_every=3", "training.num_workers=1")
+    settings, reader = ("training.steps=5", "training.checkpoint_every=3"), "training.num_workers=1"
     held_out = ("--validation", str(videos), "training.validate_every=5", "training.validation_clips=5")
     latents = start(tmp_path / "latents", tiny_shards, 1, *settings)
-    assert start(tmp_path / "kept", videos, 1, *settings, *held_out) == latents
+    assert start(tmp_path / "kept", videos, 1, *settings, *held_out, reader) == latents
     for path in sorted((tmp_path / "copies").rglob("*.mp4"))[::3]:
         path.write_bytes(b"broken")
-    one, two = (start(tmp_path / str(number), videos, number, *settings) for number in (1, 2))
+    one = start(tmp_path / "one", videos, 1, *settings)
+    two = start(tmp_path / "two", videos, 2, *settings, reader)
     assert two == pytest.approx(one, abs=1e-4)
     assert one != latents
 
