@@ -4,6 +4,7 @@ Reads jobs from its input, as JSON, one for each process: the path of a program,
 folder where it runs and one for its files: out and err, what it prints and its errors, pid, and when it ends code.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -49,6 +50,7 @@ def supervise(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # else each child looks through all that was imported, and copies it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that supervise
     for line in sys.stdin:
         if os.fork() == 0:
