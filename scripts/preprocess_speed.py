@@ -179,7 +179,10 @@ def stage_rows(bench: Bench, units: dict[str, list[Unit]]) -> Iterator[dict[str,
 
 
 def engine_rows(bench: Bench, units: dict[str, list[Unit]]) -> Iterator[dict[str, Any]]:
-    """The same units by the engine and by a plain pool, which keeps no results: running already, and to be started."""
+    """The same units by the engine and by a plain pool, which keeps no results: running already, and to be started.
+
+    What starts them has then been started, and has imported what they need, for both.
+    """
 
     def by_engine(engine: Engine) -> None:
         results = output_folder(str(bench.new_folder()))

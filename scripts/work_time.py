@@ -14,6 +14,8 @@ import torch
 from command_line import progress_bar
 from model_speed import compare
 
+from data.forkserver import import_once
+
 WARM_UPS = 1
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -30,8 +32,9 @@ class Taken(NamedTuple):
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Spawned, with one thread each, as the engine has them."""
-    context = multiprocessing.get_context("spawn")
+    """Started as the engine starts its own, with one thread each."""
+    import_once("data")
+    context = multiprocessing.get_context("forkserver")
     return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
