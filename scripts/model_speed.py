@@ -27,7 +27,7 @@ COMPARED = (("eager", "eager"), ("compiled", "eager"), ("compiled", "compiled"))
 KERNELS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "attention")
 """Matrix products and attention, in the profiler's names or parts of them: what both sides leave to torch's kernels."""
 
-MATMUL_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
+MATMUL_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}
 WARM_UPS = 2
 
 Key = TypeVar("Key")

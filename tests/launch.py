@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = REPOSITORY / "scripts"
+LIBRARIES = ("diffusers", "transformers")
+"""What tests have imported of these, programs that are forked need not import."""
+
 TIME_LIMIT = 600
 """Seconds for a program."""
 
@@ -28,9 +31,11 @@ class Forked:
     def __init__(self, program: Path, arguments: Sequence[object], environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = Path(self._folder.name)
-        job = {"program": str(program), "arguments": [*map(str, arguments)], "environment": environment}
+        modules = sorted(name for name in sys.modules if name.split(".")[0] in LIBRARIES)
+        of_program = {"program": str(program), "arguments": [*map(str, arguments)], "environment": environment}
+        job = {**of_program, "folder": os.getcwd(), "files": str(self._files), "modules": modules}
         self._server = _program_server()
-        self._server.stdin.write(json.dumps({**job, "folder": os.getcwd(), "files": str(self._files)}) + "\n")
+        self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
         self.pid = int(wait_for(lambda: self._read("pid")))
 
