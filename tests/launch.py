@@ -26,7 +26,7 @@ TIME_LIMIT = 600
 
 
 class Forked:
-    """A process that `program_server` forks: its own program, arguments and environment, and no GPU."""
+    """A process that `program_server` forks, of a program with its arguments and its environment."""
 
     def __init__(self, program: Path, arguments: Sequence[object], environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
