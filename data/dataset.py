@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset_info import Bucket, DatasetInfo, size_problem
-from data.forkserver import import_once
+from data.forkserver import start_forkserver
 from data.on_the_fly import FrameBatch
 from data.order import Position
 from data.probe import VideoError, probe
@@ -159,7 +159,8 @@ def load_batches(
 
     They are no copies of this process, which could wait for ever for what its threads held.
     """
-    import_once("data", "video_dit")
+    if num_workers:
+        start_forkserver("data", "video_dit")
     loader = DataLoader(
         dataset, batch_sampler=_Endless(positions), collate_fn=collate, num_workers=num_workers,
         multiprocessing_context="forkserver" if num_workers else None, worker_init_fn=_leave_signals_to_the_rank,

@@ -14,7 +14,7 @@ import torch
 from command_line import progress_bar
 from model_speed import compare
 
-from data.forkserver import import_once
+from data.forkserver import start_forkserver
 
 WARM_UPS = 1
 
@@ -33,7 +33,7 @@ class Taken(NamedTuple):
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """Started as the engine starts its own, with one thread each."""
-    import_once("data")
+    start_forkserver("data")
     context = multiprocessing.get_context("forkserver")
     return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
 

@@ -18,9 +18,6 @@ T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-LIBRARIES = ("diffusers", "transformers")
-"""What tests have imported of these, programs that are forked need not import."""
-
 TIME_LIMIT = 600
 """Seconds for a program."""
 
@@ -31,9 +28,8 @@ class Forked:
     def __init__(self, program: Path, arguments: Sequence[object], environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = Path(self._folder.name)
-        modules = sorted(name for name in sys.modules if name.split(".")[0] in LIBRARIES)
         of_program = {"program": str(program), "arguments": [*map(str, arguments)], "environment": environment}
-        job = {**of_program, "folder": os.getcwd(), "files": str(self._files), "modules": modules}
+        job = {**of_program, "folder": os.getcwd(), "files": str(self._files)}
         self._server = _program_server()
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()

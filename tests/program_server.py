@@ -1,12 +1,10 @@
 """As a program: forks other programs of the project, as importing what they need takes seconds for each.
 
-Reads jobs from its input, as JSON, one for each process: the path of a program, its arguments, its environment, modules
-that are imported before it, and a folder where it runs and one for its files: out and err, what it prints and its
-errors, pid, and when it ends code.
+Reads jobs from its input, as JSON, one for each process: the path of a program, its arguments, its environment, the
+folder where it runs, and one for its files: out and err, what it prints and its errors, pid, and when it ends code.
 """
 
 import gc
-import importlib
 import json
 import os
 import runpy
@@ -53,11 +51,8 @@ def supervise(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that supervise
+    gc.freeze()  # else each child looks through all that was imported, and copies it
     for line in sys.stdin:
-        job = json.loads(line)
-        for name in job["modules"]:
-            importlib.import_module(name)
-        gc.freeze()  # else each child looks through all that was imported, and copies it
         if os.fork() == 0:
-            supervise(job)
+            supervise(json.loads(line))
             os._exit(0)

@@ -4,7 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import dask
@@ -14,7 +14,7 @@ from distributed.utils import get_mp_context
 from data.engine.engine import known_results
 from data.engine.guard import WatchingGuard
 from data.engine.units import Unit
-from data.forkserver import import_once
+from data.forkserver import interrupts_wait, start_forkserver
 from data.output import OutputFolder
 from video_dit.errors import UserError
 
@@ -123,7 +123,7 @@ class _OneGpuEach(WorkerPlugin):
 
 @contextmanager
 def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iterator[DaskEngine]:
-    """Processes of this machine, with one thread each, so that their number changes no rounding.
+    """Processes of this machine, with one thread each.
 
     Args:
         num_workers: how many.
@@ -133,27 +133,24 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
     settings = _QUIET | {
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
         "distributed.scheduler.worker-saturation": SATURATION,
-        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_COUNTS, "1"),
+        "distributed.nanny.pre-spawn-environ": {},  # it would change this process's
         "distributed.admin.log-format": "%(message)s",
         "distributed.worker.multiprocessing-method": "forkserver",
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), ExitStack() as stack:
         get_mp_context()  # the first time it chooses modules of its own to be imported
-        import_once("data")
-        with (
-            LocalCluster(
+        start_forkserver("data")
+        with interrupts_wait():  # what has been started can be ended
+            cluster = LocalCluster(
                 n_workers=num_workers, threads_per_worker=1, processes=True, memory_limit=0, silence_logs="CRITICAL",
                 dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # any port: None is 8787
-            ) as cluster,
-            Client(cluster, direct_to_workers=True) as client,
-        ):  # fmt: skip
-            if num_gpus:
-                visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
-                client.register_plugin(_OneGpuEach(visible.split(",")))
-            yield DaskEngine(client, time_limit)
-
-
-_THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+            )  # fmt: skip
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster, direct_to_workers=True))
+        if num_gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+            client.register_plugin(_OneGpuEach(visible.split(",")))
+        yield DaskEngine(client, time_limit)
 
 
 @contextmanager

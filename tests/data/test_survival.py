@@ -161,6 +161,14 @@ def stop(process: subprocess.Popen[str], sign: signal.Signals) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_a_run_that_is_interrupted_while_its_workers_start_ends_with_a_word(videos: Path, tmp_path: Path) -> None:
+    process = preprocess(videos, tmp_path / "shards", "--workers", 2)
+    wait_for(lambda: any("forkserver" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children()))
+    stop(process, signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_workers_that_are_killed_cost_nothing(videos: Path, expected: Files, tmp_path: Path) -> None:
     with closed_gate(tmp_path / "gate") as gate:
         process = preprocess(videos, tmp_path / "shards", "--workers", 2, gate=gate)
