@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import psutil
-import torch
 from command_line import progress_bar
 from model_speed import compare
 
@@ -35,7 +34,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     """Started as the engine starts its own, with one thread each."""
     start_forkserver("data")
     context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    return ProcessPoolExecutor(workers, context)
 
 
 def in_turns(works: dict[str, Work], repeats: int, label: str) -> dict[str, list[Taken]]:

@@ -28,8 +28,10 @@ class Forked:
     def __init__(self, program: Path, arguments: Sequence[object], environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._files = Path(self._folder.name)
-        of_program = {"program": str(program), "arguments": [*map(str, arguments)], "environment": environment}
-        job = {**of_program, "folder": os.getcwd(), "files": str(self._files)}
+        job = {
+            "program": str(program), "arguments": [*map(str, arguments)], "environment": environment,
+            "folder": os.getcwd(), "files": str(self._files),
+        }  # fmt: skip
         self._server = _program_server()
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
@@ -44,7 +46,7 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = TIME_LIMIT) -> tuple[int, str, str]:
+    def wait(self, seconds: float) -> tuple[int, str, str]:
         """To its end: its return code, what it printed and its errors."""
         try:
             wait_for(lambda: self.returncode is not None, seconds)
@@ -62,7 +64,7 @@ class Forked:
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess:
     """Runs scripts/NAME to its end, without a GPU, and returns what it printed."""
     process = Forked(SCRIPTS / name, arguments, cpu_environment({}))
-    return subprocess.CompletedProcess([name, *arguments], *process.wait())
+    return subprocess.CompletedProcess([name, *arguments], *process.wait(TIME_LIMIT))
 
 
 def run_script_afresh(
@@ -105,9 +107,9 @@ def start_ranks(
     ]
 
 
-def ends(processes: list[Forked]) -> list[tuple[int, str]]:
-    """How each ended, and all that it said."""
-    return [(code, out + errors) for code, out, errors in [process.wait() for process in processes]]
+def ends(processes: list[Forked], seconds: float = 120) -> list[tuple[int, str]]:
+    """How each ended, within so many seconds, and all that it said."""
+    return [(code, out + errors) for code, out, errors in [process.wait(seconds) for process in processes]]
 
 
 def rank_environments(num_ranks: int) -> list[dict[str, str]]:
@@ -123,7 +125,7 @@ def rank_environments(num_ranks: int) -> list[dict[str, str]]:
 
 def run_ranks(num_ranks: int, program: Path, *arguments: object) -> str:
     """Runs a program as `start_ranks` does, to its end, and returns what the first rank said."""
-    codes, said = zip(*ends(start_ranks(num_ranks, *arguments, program=program)), strict=True)
+    codes, said = zip(*ends(start_ranks(num_ranks, *arguments, program=program), TIME_LIMIT), strict=True)
     assert codes == (0,) * num_ranks, "\n".join(said)
     return said[0]
 

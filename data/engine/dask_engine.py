@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
-from distributed.utils import get_mp_context
 
 from data.engine.engine import known_results
 from data.engine.guard import WatchingGuard
@@ -138,7 +137,6 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         "distributed.worker.multiprocessing-method": "forkserver",
     }
     with dask.config.set(settings), ExitStack() as stack:
-        get_mp_context()  # the first time it chooses modules of its own to be imported
         start_forkserver("data")
         with interrupts_wait():  # what has been started can be ended
             cluster = LocalCluster(

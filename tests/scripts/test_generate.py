@@ -157,7 +157,8 @@ def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> Non
     prompts.write_text("\n".join(json.dumps({"prompt": f"clip {i}", "num_frames": 2 + 2 * (i % 2)}) for i in range(5)))
     for num_ranks in (1, 2):
         arguments = ("--run", run, "--out", tmp_path / str(num_ranks), "--prompts-file", prompts, "--gif")
-        codes, outputs = zip(*ends(start_ranks(num_ranks, *arguments, program=SCRIPTS / "generate.py")), strict=True)
+        processes = start_ranks(num_ranks, *arguments, program=SCRIPTS / "generate.py")
+        codes, outputs = zip(*ends(processes, 300), strict=True)
         assert codes == (0,) * num_ranks, outputs
         assert "contact-sheet.png" in outputs[0]
         assert all("step" not in output and ".mp4" not in output for output in outputs[1:])
