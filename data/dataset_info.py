@@ -12,7 +12,7 @@ from video_dit.contracts import Autoencoder, EncodedShape, TextSegment
 from video_dit.errors import UserError
 from video_dit.shapes import Grid, latent_grid
 
-VERSION = 2
+VERSION = 3
 
 Holds = Literal["latents", "videos"]
 """What shards hold of a clip: what the autoencoder made of it, or the place from which training decodes it."""

@@ -75,7 +75,7 @@ def preprocess(
     videos, dropped = discover(source, config.data)
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
     inputs = fingerprint_of(videos)
-    existing = _existing(folder)
+    existing = _existing(folder, out, overwrite)
     is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
     if is_same and existing.shards.keys() <= set(folder.names()):
         _remove_other_shards(folder, existing)
@@ -123,9 +123,15 @@ def explain(
     return summary(*_tables(work))
 
 
-def _existing(folder: OutputFolder) -> DatasetInfo | None:
+def _existing(folder: OutputFolder, out: str, overwrite: bool) -> DatasetInfo | None:
+    """What is there; None too where it is of another version and may go."""
     content = folder.read("dataset.json")
-    return None if content is None else DatasetInfo.parse(content, "dataset.json")
+    try:
+        return None if content is None else DatasetInfo.parse(content, f"{out}/dataset.json")
+    except UserError:
+        if not overwrite:
+            raise
+        return None
 
 
 def _is_made_of(

@@ -1,4 +1,4 @@
-"""Shards: Arrow IPC files with one record batch per sample, read through a memory map.
+"""Shards: Arrow IPC files, read through a memory map.
 
 A folder of shards holds:
 
@@ -14,10 +14,10 @@ A folder of shards holds:
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +30,15 @@ from data.storage import Place
 from video_dit.contracts import ClipInfo, TextCondition
 from video_dit.errors import UserError
 
+ROWS = 64
+"""Samples in a record batch, but for a shard's last one: so many are held in memory until they are written."""
+
+_BF16 = pa.large_list(pa.int16())  # Arrow has no bfloat16
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("captions", pa.list_(pa.string())), ("weights", pa.list_(pa.float64()))]
-    + [(name, pa.binary()) for name in ("latents", "latents_std", "embeds", "mask", "pooled")]
-    + [("latents_shape", pa.list_(pa.int32())), ("embeds_shape", pa.list_(pa.int32()))]
+    + [(name, _BF16) for name in ("latents", "latents_std", "embeds", "pooled")]
+    + [("mask", pa.large_list(pa.uint8()))]
+    + [("latents_shape", pa.list_(pa.int32(), 4)), ("token_shape", pa.list_(pa.int32(), 2))]
     + [("fps", pa.float32()), ("size", pa.list_(pa.float32(), 2)), ("crop", pa.list_(pa.float32(), 2))]
     + [("location", pa.binary()), ("bytes", pa.int64()), ("offset", pa.int64()), ("start", pa.float64())]
 )
@@ -94,14 +99,13 @@ def shard_of(samples: Iterable[StoredSample], bucket: str) -> tuple[memoryview, 
     """The content of a file, and what `dataset.json` says of it.
 
     Args:
-        samples: all of one shape; one after another is held.
+        samples: all of one shape, with latents or all without; `ROWS` of them are held.
         bucket: that shape's name.
     """
-    file, count = io.BytesIO(), 0  # which grows without copying, unlike Arrow's
+    file, count, remaining = io.BytesIO(), 0, iter(samples)  # the file grows without copying, unlike Arrow's
     with pa.ipc.new_file(file, _SCHEMA) as writer:
-        for sample in samples:
-            writer.write_batch(_batch(sample))
-            count += 1
+        while written := _write_rows(writer, list(islice(remaining, ROWS))):
+            count += written
     content = file.getbuffer()
     return content, ShardInfo(count, bucket, len(content), checksum([content]))
 
@@ -114,84 +118,112 @@ class ShardReader:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): preprocess again") from error
-        if missing := set(_SCHEMA.names) - set(self._file.schema.names):
+        if differing := {field.name for field in set(self._file.schema) ^ set(_SCHEMA)}:
             raise UserError(
-                f"{path} has no {', '.join(sorted(missing))}, as shards of another version: preprocess with --overwrite"
+                f"{path} has other columns than shards of this version ({', '.join(sorted(differing))}): preprocess "
+                "with --overwrite"
             )
+        self._rows: dict[int, _Rows] = {}
 
     def __len__(self) -> int:
-        return int(self._file.num_record_batches)
+        return sum(len(batch) for batch in self._batches())
 
     def __iter__(self) -> Iterator[StoredSample]:
         return (self[index] for index in range(len(self)))
 
     def ids(self) -> list[str]:
-        return [self._file.get_batch(index)["id"][0].as_py() for index in range(len(self))]
+        return [sample_id for batch in self._batches() for sample_id in batch["id"].to_pylist()]
 
     def __getitem__(self, index: int) -> StoredSample:
-        (row,) = self._file.get_batch(index).to_pylist()
-        captions, weights = tuple(row["captions"]), tuple(row["weights"])
-        embeds = _bf16(row["embeds"]).reshape(row["embeds_shape"])
-        mask, pooled = _tensor(row["mask"], np.bool_), _bf16(row["pooled"])
-        text = TextCondition(embeds, mask.reshape(len(captions), -1), pooled.reshape(len(captions), -1))
-        latents, std = (
-            None if row[name] is None else _bf16(row[name]).reshape(row["latents_shape"])
+        """Its tensors are views of the file, which cannot be written to."""
+        number, row = divmod(index, ROWS)
+        if number not in self._rows:
+            self._rows[number] = _Rows(self._file.get_batch(number))
+        return self._rows[number][row]
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        return (self._file.get_batch(number) for number in range(self._file.num_record_batches))
+
+
+class _Rows:
+    """A record batch as samples. What its columns are is found out once: that takes longer than to read one of them."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self._ids, self._captions, self._weights = (columns[name] for name in ("id", "captions", "weights"))
+        self._places = [columns[name] for name in ("location", "bytes", "offset", "start")]
+        self._first_caption = self._captions.offsets.to_pylist()
+        captions = self._first_caption[-1]
+        embeds, mask, pooled = (torch.from_dlpack(columns[name].values) for name in ("embeds", "mask", "pooled"))
+        self._text = TextCondition(
+            embeds.view(STORED).reshape(captions, *columns["token_shape"][0].as_py()),
+            mask.view(torch.bool).reshape(captions, -1),
+            pooled.view(STORED).reshape(captions, len(pooled) // captions),
+        )
+        self._latents, self._latents_std = (
+            None
+            if columns[name].null_count
+            else torch.from_dlpack(columns[name].values).view(STORED).reshape(-1, *columns["latents_shape"][0].as_py())
             for name in ("latents", "latents_std")
         )
-        clip = torch.tensor([row["fps"], *row["size"], *row["crop"]])
-        info = ClipInfo(clip[0], clip[1:3], clip[3:5])
-        return StoredSample(row["id"], captions, weights, latents, std, text, info, _cut(row))
+        self._clip = ClipInfo(
+            torch.from_dlpack(columns["fps"]),
+            *(torch.from_dlpack(columns[name].values).reshape(-1, 2) for name in ("size", "crop")),
+        )
+
+    def __getitem__(self, row: int) -> StoredSample:
+        captions = slice(*self._first_caption[row : row + 2])
+        location, *place, start = (column[row].as_py() for column in self._places)
+        return StoredSample(
+            self._ids[row].as_py(),
+            tuple(self._captions[row].as_py()),
+            tuple(self._weights[row].as_py()),
+            None if self._latents is None else self._latents[row],
+            None if self._latents_std is None else self._latents_std[row],
+            TextCondition(*(tensor[captions] for tensor in self._text)),
+            ClipInfo(*(tensor[row] for tensor in self._clip)),
+            None if location is None else Cut(Place(os.fsdecode(location), *place), start),
+        )
 
 
-def _batch(sample: StoredSample) -> pa.RecordBatch:
-    """Of one row. The tensors are not copied."""
-    latents, std, cut = sample.latents, sample.latents_std, sample.cut
-    tensors = {
-        "latents": None if latents is None else _bytes(latents),
-        "latents_std": None if std is None else _bytes(std),
-        "embeds": _bytes(sample.text.embeds),
-        "mask": memoryview(sample.text.mask.numpy()).cast("B"),
-        "pooled": _bytes(sample.text.pooled),
+def _write_rows(writer: pa.RecordBatchFileWriter, samples: Sequence[StoredSample]) -> int:
+    """How many there are. The caller keeps none of them while the next ones are made."""
+    if samples:
+        writer.write_batch(_record_batch(samples))
+    return len(samples)
+
+
+def _record_batch(samples: Sequence[StoredSample]) -> pa.RecordBatch:
+    texts, clips, cuts = zip(*((sample.text, sample.clip, sample.cut) for sample in samples), strict=True)
+    columns = {
+        "id": [sample.id for sample in samples],
+        "captions": [sample.captions for sample in samples],
+        "weights": [sample.weights for sample in samples],
+        "latents": _bf16_lists([sample.latents for sample in samples]),
+        "latents_std": _bf16_lists([sample.latents_std for sample in samples]),
+        "embeds": _bf16_lists([text.embeds for text in texts]),
+        "pooled": _bf16_lists([text.pooled for text in texts]),
+        "mask": _lists([text.mask.flatten().view(torch.uint8) for text in texts]),
+        "latents_shape": [None if sample.latents is None else sample.latents.shape for sample in samples],
+        "token_shape": [text.embeds.shape[1:] for text in texts],
+        **{
+            name: [value.tolist() for value in values]
+            for name, values in zip(ClipInfo._fields, zip(*clips, strict=True), strict=True)
+        },
+        "location": [cut and os.fsencode(cut.place.location) for cut in cuts],  # not each file's name is UTF-8
+        "bytes": [cut and cut.place.size for cut in cuts],
+        "offset": [cut and cut.place.offset for cut in cuts],
+        "start": [cut and cut.start for cut in cuts],
     }
-    others = {
-        "id": sample.id,
-        "captions": list(sample.captions),
-        "weights": list(sample.weights),
-        "latents_shape": None if latents is None else list(latents.shape),
-        "embeds_shape": list(sample.text.embeds.shape),
-        **{name: value.tolist() for name, value in sample.clip._asdict().items()},
-        "location": cut and os.fsencode(cut.place.location),  # not each file's name is UTF-8
-        "bytes": cut and cut.place.size,
-        "offset": cut and cut.place.offset,
-        "start": cut and cut.start,
-    }
-    columns = [
-        _one_binary(tensors[field.name]) if field.name in tensors else pa.array([others[field.name]], field.type)
-        for field in _SCHEMA
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+    return pa.RecordBatch.from_pydict(columns, schema=_SCHEMA)
 
 
-def _one_binary(value: memoryview | None) -> pa.Array:
-    """An array of this value. Made of it by `pa.array`, PyArrow would keep the value's memory for good."""
-    if value is None:
-        return pa.nulls(1, pa.binary())
-    offsets = np.array([0, len(value)], np.int32)
-    return pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(value)])
+def _bf16_lists(tensors: Sequence[Tensor | None]) -> pa.Array:
+    """Nulls for None, which all are or none is."""
+    floats = [tensor.flatten().to(STORED).view(torch.int16) for tensor in tensors if tensor is not None]
+    return _lists(floats) if floats else pa.nulls(len(tensors), _BF16)
 
 
-def _cut(row: dict[str, Any]) -> Cut | None:
-    location, *place, start = (row[name] for name in ("location", "bytes", "offset", "start"))
-    return None if location is None else Cut(Place(os.fsdecode(location), *place), start)
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.to(STORED).contiguous().view(torch.int16).numpy()).cast("B")  # NumPy has no bfloat16
-
-
-def _bf16(content: bytes) -> Tensor:
-    return _tensor(content, np.int16).view(STORED)  # NumPy has no bfloat16
-
-
-def _tensor(content: bytes, dtype: type[np.generic]) -> Tensor:
-    return torch.from_numpy(np.frombuffer(content, dtype).copy())  # what Arrow gives is read-only
+def _lists(tensors: Sequence[Tensor]) -> pa.Array:
+    offsets = np.cumsum([0, *(len(tensor) for tensor in tensors)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(torch.cat([*tensors]).numpy()))

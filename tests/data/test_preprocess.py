@@ -193,6 +193,19 @@ def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path:
     assert {path.name for path in out.glob("shard-*")} == DatasetInfo.read(out).shards.keys()
 
 
+def test_shards_of_another_version_are_replaced_when_that_is_asked_for(
+    messy: Path, tmp_path: Path, config: Config
+) -> None:
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    file, shards = out / "dataset.json", {path.name for path in out.glob("shard-*")}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 1}))
+    with pytest.raises(UserError, match=rf"{file} is of version 1, .* --overwrite"):
+        preprocess_here(messy, out, config)
+    assert preprocess_here(messy, out, config, overwrite=True) is not None
+    assert DatasetInfo.read(out).shards.keys() == shards
+
+
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
