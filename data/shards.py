@@ -154,22 +154,19 @@ class _Rows:
         self._places = [columns[name] for name in ("location", "bytes", "offset", "start")]
         self._first_caption = self._captions.offsets.to_pylist()
         captions = self._first_caption[-1]
-        embeds, mask, pooled = (torch.from_dlpack(columns[name].values) for name in ("embeds", "mask", "pooled"))
         self._text = TextCondition(
-            embeds.view(STORED).reshape(captions, *columns["token_shape"][0].as_py()),
-            mask.view(torch.bool).reshape(captions, -1),
-            pooled.view(STORED).reshape(captions, len(pooled) // captions),
+            _values(columns["embeds"]).view(STORED).reshape(captions, *columns["token_shape"][0].as_py()),
+            _values(columns["mask"]).view(torch.bool).reshape(captions, -1),
+            _values(columns["pooled"]).view(STORED).reshape(captions, len(columns["pooled"].values) // captions),
         )
         self._latents, self._latents_std = (
             None
             if columns[name].null_count
-            else torch.from_dlpack(columns[name].values).view(STORED).reshape(-1, *columns["latents_shape"][0].as_py())
+            else _values(columns[name]).view(STORED).reshape(-1, *columns["latents_shape"][0].as_py())
             for name in ("latents", "latents_std")
         )
-        self._clip = ClipInfo(
-            torch.from_dlpack(columns["fps"]),
-            *(torch.from_dlpack(columns[name].values).reshape(-1, 2) for name in ("size", "crop")),
-        )
+        size, crop = (_values(columns[name]).reshape(-1, 2) for name in ("size", "crop"))
+        self._clip = ClipInfo(torch.from_dlpack(columns["fps"]), size, crop)
 
     def __getitem__(self, row: int) -> StoredSample:
         captions = slice(*self._first_caption[row : row + 2])
@@ -184,6 +181,11 @@ class _Rows:
             ClipInfo(*(tensor[row] for tensor in self._clip)),
             None if location is None else Cut(Place(os.fsdecode(location), *place), start),
         )
+
+
+def _values(lists: pa.Array) -> Tensor:
+    """Of all rows, one after another."""
+    return torch.from_dlpack(lists.values)
 
 
 def _write_rows(writer: pa.RecordBatchFileWriter, samples: Sequence[StoredSample]) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from data.dataset_info import Holds, ShardInfo, bucket_name
+from data.dataset_info import VERSION, Holds, ShardInfo, bucket_name
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
@@ -40,7 +40,7 @@ class EncoderInfo(NamedTuple):
 
 def encoders_unit(source: EncoderSource) -> Unit:
     """What the encoders are; as loading them takes long and much memory, a worker does it."""
-    return Unit("encoders", unit_key("encoders", source.identity()), partial(_describe_encoders, source))
+    return Unit("encoders", unit_key("encoders", VERSION, source.identity()), partial(_describe_encoders, source))
 
 
 def read_encoders(result: bytes) -> EncoderInfo:
@@ -96,7 +96,7 @@ def shard_unit(job: ShardJob, identity: object, number: int, out: OutputFolder) 
         number: of the shard among those of its bucket.
         out: the folder that it is written to.
     """
-    settings = (number, job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
+    settings = (VERSION, number, job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
     key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
     return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))

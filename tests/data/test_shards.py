@@ -3,8 +3,9 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -77,6 +78,17 @@ def test_no_more_samples_are_held_than_a_record_batch_has() -> None:
     shard_of(watched(), "bucket")
     assert most == ROWS
     assert not alive
+
+
+def test_a_shard_that_is_made_keeps_no_memory_of_its_samples() -> None:
+    sample = next(samples_of("latents", 3))
+    memory = np.ones(LATENTS, np.int16)
+    own = sample._replace(latents=torch.from_numpy(memory).view(torch.bfloat16))
+    content, info = shard_of([own], "bucket")
+    assert (info.clips, memory.tobytes() in bytes(content)) == (1, True)
+    memory = ref(memory)
+    del own
+    assert memory() is None
 
 
 def test_shards_of_another_version_are_refused(tmp_path: Path) -> None:
