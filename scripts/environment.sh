@@ -20,7 +20,9 @@ for requirements in "$@"; do
     installed=".venv/$requirements.installed"
     if ! cmp -s "$requirements" "$installed"; then
         echo "installing $requirements into .venv (the first time takes minutes)"
-        python -m pip install --quiet --disable-pip-version-check -r "$requirements" || exit 1
+        python -m pip install --quiet --disable-pip-version-check --no-compile -r "$requirements" || exit 1
+        # What pip does on one core. Some packages bring files for other Pythons, which cannot be compiled.
+        python -m compileall -qq -j 0 .venv/lib || true
         cp "$requirements" "$installed"
     fi
 done

@@ -7,4 +7,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-OMP_NUM_THREADS=1 pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
+OMP_NUM_THREADS=1 pytest -n auto --dist worksteal "$@"

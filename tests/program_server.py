@@ -13,10 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import deepspeed.ops
 import torch._dynamo  # noqa: F401
 
+import data.engine
+import data.on_the_fly
+import data.preprocess  # noqa: F401
+import video_dit.models.adapters
 import video_dit.sampling.pipeline
 import video_dit.training.loop  # noqa: F401
+
+deepspeed.ops.__compatible_ops__  # noqa: B018  # made when it is first looked at, by trying the compiler
 
 
 def run(program: str, arguments: list[str], environment: dict[str, str], files: Path) -> None:
@@ -25,6 +32,7 @@ def run(program: str, arguments: list[str], environment: dict[str, str], files: 
     os.environ.update(environment)
     for number, path in enumerate((os.devnull, files / "out", files / "err")):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore interrupts
     sys.argv = [program, *arguments]
     sys.path[0] = os.path.dirname(program)
     runpy.run_path(program, run_name="__main__")

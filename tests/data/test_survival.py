@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
-from launch import REPOSITORY, start, wait_for
+from launch import REPOSITORY, Forked, cpu_environment, start, wait_for
 from messy_videos import FPS, GATE, SETTINGS, make_messy_videos, moving
 from preprocessed import preprocess_here
 
@@ -54,15 +53,15 @@ def files_of(out: Path) -> Files:
     return {**found, "report.html": report.replace(os.fsencode(out), b"OUT")}
 
 
-def preprocess(source: Path, out: Path, *options: object, gate: Path | None = None) -> subprocess.Popen[str]:
-    environment = {**WITH_SCORER, **({GATE: str(gate)} if gate else {})}
-    return start(PROGRAM, source, "--out", out, *options, *SETTINGS, environment=environment)
+def preprocess(source: Path, out: Path, *options: object, gate: Path | None = None) -> Forked:
+    environment = cpu_environment({**WITH_SCORER, **({GATE: str(gate)} if gate else {})})
+    return Forked(PROGRAM, [source, "--out", out, *options, *SETTINGS], environment)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Forked) -> str:
     """What it wrote to stderr: lines of progress, and nothing that a user would not understand."""
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, output + errors
+    code, output, errors = process.wait(300)
+    assert code == 0, output + errors
     assert all(re.match(r"[a-z ]+: [\d,]+ of [\d,]+, ", line) for line in errors.splitlines()), errors
     return errors
 
@@ -143,16 +142,16 @@ def test_a_run_that_is_killed_again_and_again_goes_on_where_it_was(
     assert not list(out.rglob("*.tmp"))
 
 
-def stop(process: subprocess.Popen[str], sign: signal.Signals) -> None:
+def stop(process: Forked, sign: signal.Signals) -> None:
     """And all that it has started ends, too."""
     children = psutil.Process(process.pid).children(recursive=True)
-    if sign == signal.SIGKILL:
-        process.kill()
-    else:
-        os.killpg(process.pid, sign)  # a terminal sends it to all of them
-    _, errors = process.communicate(timeout=120)
+    if sign == signal.SIGINT:  # a terminal sends it to all of them
+        for child in children:
+            child.send_signal(sign)
+    process.send_signal(sign)
+    code, _, errors = process.wait(120)
     if sign == signal.SIGINT:
-        assert process.returncode == 130
+        assert code == 130
         assert "Traceback" not in errors
         assert errors.splitlines()[-1] == "interrupted"
     assert children

@@ -1,4 +1,7 @@
-"""One sequence on several ranks equals the same on one: outputs, losses and gradients."""
+"""One sequence on several ranks equals the same on one: outputs, losses and gradients.
+
+As a program: one of the ranks.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from launch import run_ranks
 from random_inputs import random_clip_info, random_text
 from torch import Tensor
 
@@ -56,9 +59,9 @@ def output_and_gradients(model: VideoDiT, per_frame: bool) -> tuple[Tensor, dict
     return output.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def compare(rank: int, num_ranks: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
+def compare() -> None:
+    dist.init_process_group("gloo")
+    rank, num_ranks = dist.get_rank(), dist.get_world_size()
     for name, keys in MODELS.items():
         model = random_model(keys)
         for per_frame in (False, True) if model.config.has_adaptive_norms else (False,):
@@ -77,11 +80,15 @@ def compare(rank: int, num_ranks: int, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_all_that_a_model_gives_is_that_of_one_rank(num_ranks: int, tmp_path: Path) -> None:
-    mp.spawn(compare, (num_ranks, tmp_path), nprocs=num_ranks)
+def test_all_that_a_model_gives_is_that_of_one_rank(num_ranks: int) -> None:
+    run_ranks(num_ranks, Path(__file__))
 
 
 def test_even_splits() -> None:
     assert even_split(61, 2) == [31, 30]
     assert even_split(5, 4) == [2, 1, 1, 1]
     assert even_split(8, 4) == [2] * 4
+
+
+if __name__ == "__main__":
+    compare()
