@@ -144,9 +144,12 @@ class DatasetInfo:
             path: names it, in errors.
 
         Raises:
-            UserError: it is of another version.
+            UserError: it is damaged, or of another version.
         """
-        values = json.loads(content)
+        try:
+            values = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is damaged ({error}): fetch it again, or preprocess with --overwrite") from error
         version = values.get("version", 1)
         if version != VERSION or values.keys() != cls.__dataclass_fields__.keys():
             raise UserError(f"{path} is of version {version}, and this is {VERSION}: preprocess with --overwrite")

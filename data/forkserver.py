@@ -20,7 +20,8 @@ def start_forkserver(*packages: str) -> None:
     """
     names = [name for name in sys.modules if name.split(".")[0] in packages]
     multiprocessing.set_forkserver_preload(names)
-    resource_tracker.ensure_running()  # which the server needs, and which would let interrupts through again
+    with interrupts_wait():
+        resource_tracker.ensure_running()  # which the server needs, and which lets interrupts through again
     before = os.environ.copy()
     os.environ.update(_ONE_THREAD)
     try:
@@ -34,8 +35,11 @@ def start_forkserver(*packages: str) -> None:
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """An interrupt comes to this thread afterwards, and never to the threads and processes that it starts meanwhile."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """An interrupt comes to this thread afterwards, and never to the threads and processes that it starts meanwhile.
+
+    Nor does SIGUSR1, by which a scheduler that stops a run tells all its processes.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """Latents that are made while training runs, from the frames of shards that hold videos."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from data.latents import draw_latents, encode
 from video_dit.contracts import Autoencoder, Batch, ClipInfo, TextCondition
-from video_dit.errors import UserError
+from video_dit.errors import RankError
 
 
 class FrameBatch(NamedTuple):
@@ -42,13 +43,14 @@ class OnTheFly:
         self._device = device
         self._tell = tell
         self._told: set[str] = set()
+        self._alone = Lock()  # Wan keeps what it has seen of a clip in itself; a thread reads ahead while one validates
 
     @torch.no_grad()
     def encode(self, batch: Batch | FrameBatch) -> Batch:
         """With latents on the device, float32; a batch that has its latents passes.
 
         Raises:
-            UserError: too many clips in a row could not be decoded.
+            RankError: too many clips in a row could not be decoded.
         """
         if isinstance(batch, Batch):
             return batch
@@ -58,11 +60,12 @@ class OnTheFly:
                 self._tell(f"{file} {problem}: other clips are shown in place of its clips")
         if batch.frames is None:
             file, problem = batch.problems[-1]
-            raise UserError(
+            raise RankError(
                 f"many clips in a row could not be decoded, the last because {file} {problem}: see that the videos are "
                 "where they were, or preprocess again"
             )
-        mean, std = encode(batch.frames.to(self._device), self._autoencoder)
+        with self._alone:
+            mean, std = encode(batch.frames.to(self._device), self._autoencoder)
         deviations = [None] * len(mean) if std is None else list(std)
         drawn = [draw_latents(*each) for each in zip(mean, deviations, batch.seeds.tolist(), strict=True)]
         return Batch(torch.stack(drawn), batch.text, batch.clip, batch.seeds, batch.strata, batch.ids)

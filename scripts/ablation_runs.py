@@ -1,6 +1,5 @@
 """The runs of an ablation: where they are, what of them is left to do, and doing it, several at once if asked."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from ablation_grid import Cell, Grid
 from data.dataset_info import DatasetInfo
 from video_dit.config import Config, dump
 from video_dit.errors import UserError
-from video_dit.files import write_atomically
+from video_dit.files import try_lock, write_atomically
 from video_dit.run_folder import RunFolder, step_of
 from video_dit.sampling.outputs import slug
 
@@ -242,11 +241,9 @@ def _alone(out: Path) -> Iterator[IO[str]]:
     """A lock that the runs inherit, so that it is held also while one goes on whose ablate.py was killed."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(lock.fileno()):
             raise UserError(
                 f"{out} is in use by another ablate.py, or by a run that one has left behind when it was killed: wait "
                 "for it, or end it"
-            ) from error
+            )
         yield lock

@@ -1,6 +1,7 @@
 """What the programs share: how a user's mistake ends, and how long work shows itself."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -29,9 +30,9 @@ def run_program(main: Callable[[], None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:  # which any writer can meet
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print("error: " + ": ".join(filter(None, (error.filename, error.strerror))), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -210,6 +210,7 @@ def open_run(
     """
     info = dataset.info
     data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
+    run.take()
     changes = run.open(config, data, dataset.example_prompts())
     if run.latest_checkpoint() is None:
         save_frozen_weights(model, run)

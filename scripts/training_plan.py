@@ -87,7 +87,7 @@ def _memory(plan: Plan) -> str:
         "averaged weights": memory.averages,
     }
     phases = sorted(memory.phases.items(), key=lambda item: -item[1])
-    rows = [f"memory of each rank, ZeRO {plan.config.training.zero_stage}, {plan.config.training.precision}"]
+    rows = [f"memory of each rank, ZeRO {plan.zero_stage}, {plan.config.training.precision}"]
     rows += [_row(part, _amount(size, "B")) for part, size in always.items() if size]
     rows += [
         _row(f"{'or' if index else 'and'} for {phase}", _amount(size, "B"))

@@ -1,10 +1,11 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from video_dit.config import Config, ConfigError, load_config
-from video_dit.run_folder import RunFolder, TrainingData
+from video_dit.run_folder import RunFolder, TrainingData, read_rows
 from video_dit.shapes import Grid
 
 DATA = TrainingData("videos", {"autoencoder": "first"}, Grid(1, 2, 3))
@@ -29,6 +30,8 @@ def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_pat
         run.open(load_config(None, ["seed=1"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match=r"was started with training.optimizer = 'adamw'"):
         run.open(load_config(None, ["training.optimizer=muon"]), DATA, ["a prompt"])
+    with pytest.raises(ConfigError, match=r"was started with training.batch_by_tokens = False, and this is True"):
+        run.open(load_config(None, ["training.batch_by_tokens=true"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match=r"was started with training.ema_widths = \(\), and this is \(0.1,\)"):
         run.open(load_config(None, ["training.ema_widths=[0.1]"]), DATA, ["a prompt"])
     with pytest.raises(ConfigError, match="was started with shards of other videos"):
@@ -40,6 +43,36 @@ def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_pat
     assert run.open(moved, DATA, ["a prompt"]) == ["autoencoder.frames_per_chunk: 16 before, 2 now"]
     assert run.load_config() == moved
     assert run.load_data() == DATA
+
+
+def test_a_folder_is_trained_in_by_one_process(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.take()
+    with pytest.raises(ConfigError, match=rf"run is trained in by process {os.getpid()} on .*: let it end, or end it"):
+        run.take()
+    RunFolder(tmp_path / "other").take()
+
+
+def test_rows_are_those_that_were_written_whole(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert read_rows(run.metrics) == []
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_rows(run.metrics) == [{"step": 1}, {"step": 2}]
+    run.metrics.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(ConfigError, match=r"line 2 of .*metrics.jsonl is no row .*: mend it, or remove it"):
+        read_rows(run.metrics)
+
+
+def test_checkpoints_of_steps_that_a_run_has_gone_back_from_go(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    for step in (4, 8, 12):
+        run.checkpoint(step).mkdir()
+        run.publish_checkpoint(run.checkpoint(step), keep=3)
+    (run.checkpoints / "latest").write_text("step-000004\n")
+    run.checkpoint(5).mkdir()
+    run.publish_checkpoint(run.checkpoint(5), keep=3)
+    assert run.complete_checkpoints() == [run.checkpoint(4), run.checkpoint(5)]
 
 
 def test_checkpoints_are_named_when_complete_and_old_ones_go(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Writing files that are whole or not there."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -12,6 +14,21 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Takes an open file, until it is closed here and wherever it was inherited; False: another process has it.
+
+    A file system that knows no locks gives it to everybody.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 def sync(path: Path) -> None:

@@ -14,6 +14,7 @@
 - samples/step-000500/: clips from the averaged weights, their contact sheet, and samples.json: prompts and measures
 - alarms/step-000057.json: a step that was not taken, since its loss or gradient was not as it should be
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
+- lock: held by the process that trains here
 - example_prompts.txt: captions of the data, to try the run with
 - evaluation.json: written by scripts/evaluate.py
 
@@ -23,15 +24,17 @@ With adapters beside the weights it has adapter_model.safetensors and adapter_co
 """
 
 import json
+import os
 import platform
 import shutil
+import socket
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from video_dit.config import WHERE_AND_HOW, Config, ConfigError, dump, load_config
-from video_dit.files import write_atomically
+from video_dit.files import try_lock, write_atomically
 from video_dit.shapes import Grid
 
 _VERSIONED = ("video-dit", "torch", "deepspeed", "numpy", "einops", "av", "diffusers", "transformers")
@@ -39,6 +42,8 @@ _MAY_CHANGE = ("training", "sampling", "deepspeed")
 _MUST_STAY = (
     "training.optimizer",
     "training.batch_size",
+    "training.batch_by_tokens",
+    "training.image_weight",
     "training.betas",
     "training.weight_decay",
     "training.ema_widths",
@@ -76,8 +81,8 @@ class RunFolder:
 
     def last_validation(self) -> dict[str, Any] | None:
         """The newest line of `validation`; None: the run has measured no loss on held-out clips."""
-        lines = self.validation.read_text(encoding="utf-8").splitlines() if self.validation.exists() else []
-        return json.loads(lines[-1]) if lines else None
+        rows = read_rows(self.validation)
+        return rows[-1] if rows else None
 
     @property
     def tensorboard(self) -> Path:
@@ -120,6 +125,27 @@ class RunFolder:
     def versions_file(self) -> Path:
         return self.path / "versions.json"
 
+    def take(self) -> None:
+        """From now on, and until it ends, this process alone trains here.
+
+        Raises:
+            ConfigError: another process does, or this is an exported model.
+        """
+        if self.exported_weights.exists():
+            raise ConfigError(
+                f"{self.path} is an exported model: give another folder, and start from the model with "
+                f"training.initial_weights={self.path}"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        if not try_lock(lock):
+            holder = os.read(lock, 1000).decode() or "another process"
+            raise ConfigError(
+                f"{self.path} is trained in by {holder}: let it end, or end it, or give --run another folder"
+            )
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
     def open(self, config: Config, data: TrainingData, example_prompts: list[str]) -> list[str]:
         """Makes the folder, or reopens it, and records the config. Until the first checkpoint, everything may change.
 
@@ -132,13 +158,8 @@ class RunFolder:
             the changes of the config against the run so far, in words.
 
         Raises:
-            ConfigError: the run was started with another model, data, seed or optimizer, or this is an exported model.
+            ConfigError: the run was started with another model, data, seed or optimizer.
         """
-        if self.exported_weights.exists():
-            raise ConfigError(
-                f"{self.path} is an exported model: give another folder, and start from the model with "
-                f"training.initial_weights={self.path}"
-            )
         changes = []
         if self.latest_checkpoint():
             changes = self._changes(config, data)
@@ -205,15 +226,25 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
 
+    def complete_checkpoints(self) -> list[Path]:
+        """In the order of their steps."""
+        return _complete(self.checkpoints)
+
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, or None before the first."""
         pointer = self.checkpoints / "latest"
         return self.checkpoints / pointer.read_text().strip() if pointer.exists() else None
 
     def publish_checkpoint(self, checkpoint: Path, keep: int) -> None:
-        """Names a complete checkpoint as the latest; all but it, the last alarm's and the `keep` newest go."""
+        """Names a complete checkpoint as the latest; all but it, the last alarm's and the `keep` newest go.
+
+        So do those of later steps, which a run has left that was made to go on from an earlier one.
+        """
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
-        complete = _complete(self.checkpoints)
+        for abandoned in self.complete_checkpoints():
+            if step_of(abandoned) > step_of(checkpoint):
+                shutil.rmtree(abandoned)
+        complete = self.complete_checkpoints()
         replayed = self._checkpoint_of_last_alarm()
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             if old.name != replayed:
@@ -258,7 +289,7 @@ class RunFolder:
             raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
         if step is None:
             return newest
-        complete = _complete(self.checkpoints)
+        complete = self.complete_checkpoints()
         if self.checkpoint(step) not in complete:
             raise ConfigError(
                 f"{self.path} has no checkpoint of step {step}: name one of "
@@ -283,6 +314,24 @@ class RunFolder:
             if exported.exists():
                 return exported
         return self.chosen_checkpoint() / "ema.safetensors"
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of `RunFolder.metrics` or `RunFolder.validation` that were written whole; none where there is no file.
+
+    Raises:
+        ConfigError: a line is no row.
+    """
+    if not file.exists():
+        return []
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if line.endswith("\n"):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"line {number} of {file} is no row ({error}): mend it, or remove it") from error
+    return rows
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -69,6 +70,25 @@ class Uncertain(PixelAutoencoder):
 
     def encode(self, pixels: Tensor) -> Posterior:
         return Posterior(pixels, pixels.abs() / 4)
+
+
+class Remembering(PixelAutoencoder):
+    """As Wan is: what it has seen of a clip is kept in itself."""
+
+    def encode(self, pixels: Tensor) -> Posterior:
+        self._seen = pixels
+        os.sched_yield()
+        return super().encode(self._seen)
+
+
+def test_threads_encode_one_after_another(tiny_shards: Path, shapes_videos: Path, tmp_path: Path) -> None:
+    """One reads ahead while another validates."""
+    videos = ClipDataset(keep_videos(tiny_shards, shapes_videos, tmp_path / "videos"), seed=0)
+    batches = [collate([videos[Position(0, index)]]) for index in range(2)] * 300
+    shared = OnTheFly(Remembering(), CPU, refuse)
+    with ThreadPoolExecutor(2) as threads:
+        for ours, batch in zip(threads.map(shared.encode, batches), batches, strict=True):
+            assert_same(ours, encoded(batch))
 
 
 def test_latents_are_drawn_with_the_seed_that_shards_would_draw_them_with(

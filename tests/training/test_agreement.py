@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from launch import ends, start_ranks, train
 from torch.distributed import HashStore
 
 from video_dit.config import load_config
-from video_dit.errors import UserError
+from video_dit.errors import RankError, UserError
 from video_dit.training.agreement import Facts, agree, code_facts, config_facts, on_first_rank
 
 SAME = {"training.steps": 5, "data.split": None, "shape": (1, 2)}
 
 
-def outcomes(*ranks: Facts | UserError) -> list[str]:
+def outcomes(*ranks: Facts | Exception) -> list[str]:
     """What each rank, of these facts or with this mistake, goes on with or raises."""
     store = HashStore()
 
     def start(rank: int) -> str:
         def read() -> tuple[str, Facts]:
-            if isinstance(ranks[rank], UserError):
+            if isinstance(ranks[rank], Exception):
                 raise ranks[rank]
             return f"{rank} goes on", ranks[rank]
 
@@ -58,6 +59,20 @@ def test_what_one_rank_cannot_read_is_told_to_all() -> None:
     assert of_another[0].startswith("rank 1 on ")
     assert of_another[0].endswith(": /shards is not there")
     assert outcomes(mistake, mistake) == ["/shards is not there"] * 2
+
+
+def test_a_file_that_is_not_what_it_should_be_is_told_to_all() -> None:
+    damaged = IsADirectoryError(21, "Is a directory", "/shards/dataset.json")
+    assert outcomes(damaged, SAME) == ["[Errno 21] Is a directory: '/shards/dataset.json'"] * 2
+
+
+def test_a_rank_that_says_nothing_is_named() -> None:
+    store = HashStore()
+    store.set_timeout(timedelta(milliseconds=30))
+    with pytest.raises(RankError, match=r"rank 1 has not said for 0.0005 minutes whether it can begin: it has ended"):
+        agree(lambda: (None, SAME), store, 0, 2)
+    with pytest.raises(RankError, match="rank 0, or one that it waits for, has not said"):
+        agree(lambda: (None, SAME), store, 1, 2)
 
 
 def test_all_wait_for_the_first_rank_and_hear_of_its_mistake() -> None:

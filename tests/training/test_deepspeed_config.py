@@ -38,8 +38,16 @@ def test_merge_leaves_its_arguments_alone() -> None:
     ("overrides", "message"),
     [
         (["deepspeed.train_batch_size=64"], r"deepspeed.train_batch_size: set training.batch_size"),
+        (["deepspeed.scheduler={type='WarmupLR'}"], r"deepspeed.scheduler: set training.schedule, .* instead"),
+        (["deepspeed.bf16.enabled=true"], r"deepspeed.bf16.enabled: set training.precision='bf16' instead"),
+        (["deepspeed.fp16.enabled=true"], r"deepspeed.fp16.enabled: set training.precision='fp16' instead"),
+        (["deepspeed.zero_optimization=3"], r"deepspeed.zero_optimization is 3, and must be a table"),
         (["deepspeed.zero_optimization.compute_grad_norm=false"], r"compute_grad_norm is false, and must be true"),
         (["training.optimizer=muon", "training.zero_stage=3"], r"training.zero_stage 0, 1 or 2, not 3"),
+        (
+            ["training.optimizer=muon", "training.gradient_clipping=0", "deepspeed.gradient_clipping=0.5"],
+            r"gradient_clipping is 0.5, and must be 0",
+        ),
         (["training.optimizer=muon"], r"training.gradient_clipping is 1, and must be 0"),
         (["training.offload_optimizer=cpu", "training.zero_stage=0"], r"is 'cpu', which needs .* 1, 2 or 3, not 0"),
         (["deepspeed.zero_optimization={stage=0, offload_optimizer={device='cpu'}}"], r"offload_optimizer is 'cpu'"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY
-from launch import run_ranks
+from launch import metrics, run_ranks, train
 
 SETTINGS = (*TINY, "model.depth=1")
 PLAIN = ("training.zero_stage=0",)
@@ -55,3 +55,11 @@ def test_offload_serves_one_rank_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled_blocks_change_nothing(tmp_path: Path) -> None:
     check_losses(1, COMPILED, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_learning_rate_that_is_told_is_the_optimizer_s(tiny_shards: Path, tmp_path: Path) -> None:
+    optimizer = "deepspeed.optimizer={type='AdamW', params={lr=3e-4, torch_adam=true}}"
+    keys = ("training.steps=1", "training.schedule=constant", "training.warmup_steps=0", optimizer)
+    train(1, "--data", tiny_shards, "--run", tmp_path, *TINY, *keys)
+    assert metrics(tmp_path)[-1]["learning_rate"] == 3e-4

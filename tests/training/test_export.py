@@ -67,7 +67,7 @@ def test_an_exported_folder_is_read_as_a_run(run: RunFolder, tmp_path: Path) -> 
     rounded = VideoPipeline.from_run(tmp_path / "half", device="cpu")("a red circle", num_steps=2)
     assert (rounded.int() - clip.int()).abs().float().mean() < 4  # levels, of 255
     with pytest.raises(ConfigError, match=r"is an exported model: give another folder, and start from the model with"):
-        RunFolder(tmp_path / "model").open(run.load_config(), run.load_data(), [])
+        RunFolder(tmp_path / "model").take()
 
 
 def test_what_cannot_be_exported_says_so(run: RunFolder, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from launch import ends, losses, metrics, start_ranks, train, wait_for
 from safetensors.torch import load_file
 
 from video_dit.errors import UserError
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, read_rows
 from video_dit.training.piece_files import PieceName, PieceReader, write_pieces
 
 NUM_STEPS = 20
@@ -150,6 +150,9 @@ def test_a_reader_that_dies_ends_the_run(tiny_shards: Path, tmp_path: Path) -> N
     settings = (*SETTINGS, "training.steps=2000", "training.num_workers=1")
     (rank,) = start_ranks(1, "--data", tiny_shards, "--run", tmp_path, *settings)
     wait_for(lambda: (tmp_path / "checkpoints/latest").exists())
+    ((code, said),) = ends(start_ranks(1, "--data", tiny_shards, "--run", tmp_path, *settings))
+    assert code == 2
+    assert f"error: {tmp_path} is trained in by process {rank.pid} on " in said
     of_rank = psutil.Process(rank.pid).children()
     (reader,) = [reader for child in of_rank for reader in child.children()]  # the server forks it
     reader.kill()
@@ -157,6 +160,52 @@ def test_a_reader_that_dies_ends_the_run(tiny_shards: Path, tmp_path: Path) -> N
     assert code == 2, said
     assert "error: a process that reads data for rank 0 has ended: DataLoader worker" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_scheduler_tells_all_processes_and_what_was_due_is_done_when_the_run_goes_on(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    """By SIGUSR1. Nothing is validated before the state is saved, and nothing twice."""
+    due = ("--validation", str(tiny_shards), "training.validate_every=1", "training.validation_clips=2")
+    arguments = ("--data", tiny_shards, "--run", tmp_path, *SETTINGS, *due)
+    reading = ("training.num_workers=1", "training.micro_batch_size=1")
+    (rank,) = start_ranks(1, *arguments, "training.steps=2000", *reading)
+    wait_for(lambda: (tmp_path / "checkpoints/latest").exists())
+    for process in (*psutil.Process(rank.pid).children(recursive=True), rank):
+        process.send_signal(signal.SIGUSR1)
+    ((code, said),) = ends([rank])
+    assert code == 0, said
+    assert "Traceback" not in said
+    last = metrics(tmp_path)[-1]["step"]
+    assert f"stopped by a signal after {last} steps; the same command goes on" in said
+
+    def validated() -> list[int]:
+        return [row["step"] for row in read_rows(RunFolder(tmp_path).validation)]
+
+    assert validated() == [*range(1, last)]
+    for _ in range(2):
+        train(1, *arguments, f"training.steps={last}")
+        assert validated() == [*range(1, last + 1)]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_with_those_that_there_are(tiny_shards: Path, tmp_path: Path) -> None:
+    arguments = ("--data", tiny_shards, "--run", tmp_path, *SETTINGS, "training.steps=8")
+    train(1, *arguments)
+    newest, earlier = (tmp_path / f"checkpoints/step-{step:06d}" for step in (8, 4))
+    for name in ("rank-00000.safetensors", "ema.safetensors", "checkpoint.json"):
+        whole = (newest / name).read_bytes()
+        (newest / name).write_bytes(whole[:20])
+        ((code, said),) = ends(start_ranks(1, *arguments))
+        assert code == 2
+        assert f"error: {newest} cannot be read: " in said
+        assert f"write its name into {tmp_path}/checkpoints/latest: step-000004" in said
+        assert "Traceback" not in said
+        (newest / name).write_bytes(whole)
+    (tmp_path / "checkpoints/latest").write_text(earlier.name)
+    train(1, *arguments)
+    assert len(losses(tmp_path)) == 8
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Files of weights, whether they are those of a model, and how parts of them make it whole."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,10 +35,17 @@ def read_weights(file: Path, named_by: str) -> dict[str, Tensor]:
 
 
 def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as they may the files beside it; safetensors makes it private."""
+    """Writes a safetensors file that others may read as they may the files beside it; safetensors makes it private.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     file.touch()
     mode = file.stat().st_mode
-    save_file(weights, file, metadata=metadata)
+    try:
+        save_file(weights, file, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(file)) from error
     file.chmod(mode)
 
 

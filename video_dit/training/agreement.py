@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch.distributed import Store
+from torch.distributed import DistStoreError, Store
 
 from video_dit.config import WHERE_AND_HOW, Config
-from video_dit.errors import UserError
+from video_dit.errors import RankError, UserError
 from video_dit.run_folder import versions
 
 T = TypeVar("T")
@@ -58,25 +58,36 @@ def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_rank
 
     Raises:
         UserError: on every rank the same: what one could not read, or the first fact that differs from rank 0's.
+        RankError: a rank has said nothing for as long as the store waits.
     """
     try:
         mine, facts = read()
         mistake = None
-    except UserError as error:
+    except (ValueError, OSError) as error:  # a mistake of the user, or a file that is not what it should be
         facts, mistake = {}, str(error)
     host = socket.gethostname()
     if rank == 0:
         store.set("agreement/first", json.dumps([host, facts]))
-        verdicts = (store.get(f"agreement/{other}").decode() for other in range(1, num_ranks))
+        verdicts = (_heard(store, f"agreement/{other}", f"rank {other}") for other in range(1, num_ranks))
         store.set("agreement", mistake or next(filter(None, verdicts), ""))
     else:
-        first_host, first_facts = json.loads(store.get("agreement/first"))
+        first_host, first_facts = json.loads(_heard(store, "agreement/first", "rank 0"))
         who = f"rank {rank} on {host}"
         verdict = f"{who}: {mistake}" if mistake else _difference(who, facts, f"rank 0 on {first_host}", first_facts)
         store.set(f"agreement/{rank}", verdict)
-    if problem := store.get("agreement").decode():
+    if problem := _heard(store, "agreement", "rank 0, or one that it waits for,"):
         raise UserError(problem)
     return mine
+
+
+def _heard(store: Store, key: str, who: str) -> str:
+    try:
+        return store.get(key).decode()
+    except DistStoreError as error:
+        raise RankError(
+            f"{who} has not said for {store.timeout.total_seconds() / 60:g} minutes whether it can begin: it has ended "
+            "or hangs, look at what it printed"
+        ) from error
 
 
 def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int, num_ranks: int) -> None:

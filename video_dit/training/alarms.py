@@ -14,7 +14,7 @@ from video_dit.config import TrainingConfig
 from video_dit.contracts import Batch
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, read_rows
 from video_dit.training.checkpoint import Checkpoints
 from video_dit.training.engine import Engine
 
@@ -143,8 +143,4 @@ def finite_or_none(value: float) -> float | None:
 
 def _losses_before(metrics: Path, last_step: int) -> list[float]:
     """Of the steps up to this one that were taken, as `Progress` has written them."""
-    if not metrics.exists():
-        return []
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row["loss"] for row in rows if row["step"] <= last_step and not row.get("skipped")]
+    return [row["loss"] for row in read_rows(metrics) if row["step"] <= last_step and not row.get("skipped")]

@@ -32,6 +32,7 @@ class Checkpoints:
 
     Attributes:
         published: the step of the newest complete one; 0 before the first.
+        has_duties: whether a run that goes on from it first has to do what was due after that step, as it was stopped.
     """
 
     def __init__(self, run: RunFolder, engine: Engine, averages: AveragedWeights, keep: int) -> None:
@@ -41,6 +42,7 @@ class Checkpoints:
         self._keep = keep
         self._writing: _Write | None = None
         self.published = 0
+        self.has_duties = False
 
     def resume(self) -> int:
         """Loads the newest checkpoint, if there is one, of any number of ranks and ZeRO stage.
@@ -56,14 +58,21 @@ class Checkpoints:
             self._run.forget_unfinished_checkpoints()
         if checkpoint is None:
             return 0
-        state = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
-        self._engine.load(PieceReader(checkpoint).read, state["engine"])
-        for name in self._averages.by_name:
-            self._averages.by_name[name] = self._engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
-        self.published = int(state["step"])
+        try:
+            state = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+            self._engine.load(PieceReader(checkpoint).read, state["engine"])
+            for name in self._averages.by_name:
+                self._averages.by_name[name] = self._engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            others = ", ".join(path.name for path in self._run.complete_checkpoints() if path != checkpoint)
+            raise UserError(
+                f"{checkpoint} cannot be read: {error}. To go on from an earlier one, write its name into "
+                f"{checkpoint.parent / 'latest'}: {others or 'there is none'}"
+            ) from error
+        self.published, self.has_duties = int(state["step"]), bool(state.get("has_duties", False))
         return self.published
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, has_duties: bool = False) -> None:
         """Begins to write the state after `step` steps, which may go on changing then."""
         self.finish()
         unfinished = _unfinished(self._run.checkpoint(step))
@@ -72,7 +81,9 @@ class Checkpoints:
         self._engine.any_rank(False)  # nobody writes before the folder is there
         pieces = self._engine.copy_of_pieces()
         averages = {name: self._engine.gather(shards) for name, shards in self._averages.by_name.items()}
-        state = {"step": step, **self._engine.identity, "engine": self._engine.counters()}
+        state = {
+            "step": step, "has_duties": has_duties, **self._engine.identity, "engine": self._engine.counters()
+        }  # fmt: skip
         self._writing = _Write(unfinished, step, self._engine.rank, pieces, averages, state)
         self._writing.start()
 
@@ -154,7 +165,7 @@ class _Write(Thread):
                 for name, weights in self._averages.items():
                     _write_weights(self.folder, name, weights, self.step)
                 write_atomically(self.folder / "checkpoint.json", json.dumps(self._state, indent=2) + "\n")
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self.error = str(error)
 
 

@@ -6,6 +6,17 @@ from typing import Any, Literal
 from video_dit.config import Config, TrainingConfig
 from video_dit.errors import UserError
 
+_BATCH = "training.batch_size and training.micro_batch_size"
+_INSTEAD = {
+    "train_batch_size": _BATCH,
+    "train_micro_batch_size_per_gpu": _BATCH,
+    "gradient_accumulation_steps": _BATCH,
+    "scheduler": "training.schedule, training.warmup_steps and training.learning_rate",
+}
+"""What the run must know, by the names that DeepSpeed has for it."""
+
+_TABLES = ("zero_optimization", "optimizer", "fp16", "bf16")
+
 
 def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     """What DeepSpeed is told: derived from the run's config, with the [deepspeed] table merged over it.
@@ -15,9 +26,15 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
             cannot do all of it together.
     """
     training = config.training
-    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+    for key, instead in _INSTEAD.items():
         if key in config.deepspeed:
-            raise UserError(f"deepspeed.{key}: set training.batch_size and training.micro_batch_size instead")
+            raise UserError(f"deepspeed.{key}: set {instead} instead")
+    for key in _TABLES:
+        if not isinstance(config.deepspeed.get(key, {}), Mapping):
+            raise UserError(f"deepspeed.{key} is {config.deepspeed[key]!r}, and must be a table: see DeepSpeed's docs")
+    for precision in ("fp16", "bf16"):  # DeepSpeed's own, which has weights of 16 bits and no others beside them
+        if config.deepspeed.get(precision, {}).get("enabled", False):
+            raise UserError(f"deepspeed.{precision}.enabled: set training.precision='{precision}' instead")
     if not config.deepspeed.get("zero_optimization", {}).get("compute_grad_norm", True):
         raise UserError(
             "deepspeed.zero_optimization.compute_grad_norm is false, and must be true: it is how a step whose gradient "
@@ -38,7 +55,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
         "steps_per_print": 10**9,
     }
     settings = merge(derived, config.deepspeed)
-    _check(training, settings["zero_optimization"])
+    _check(training, settings["zero_optimization"], settings["gradient_clipping"])
     return settings
 
 
@@ -88,7 +105,7 @@ def offloaded_to(zero: Mapping[str, Any], what: Literal["offload_optimizer", "of
     return str((zero.get(what) or {}).get("device", "none"))
 
 
-def _check(training: TrainingConfig, zero: Mapping[str, Any]) -> None:
+def _check(training: TrainingConfig, zero: Mapping[str, Any], clipping: float) -> None:
     """
     Raises:
         UserError: DeepSpeed cannot do all of it together.
@@ -119,9 +136,8 @@ def _check(training: TrainingConfig, zero: Mapping[str, Any]) -> None:
         ),
         (
             # Under ZeRO 1 and 2 DeepSpeed clips Muon's updates, whose norm is large by design, and not the gradients.
-            training.optimizer == "muon" and training.gradient_clipping > 0,
-            f"training.gradient_clipping is {training.gradient_clipping:g}, "
-            "and must be 0 where training.optimizer is 'muon'",
+            training.optimizer == "muon" and clipping > 0,
+            f"training.gradient_clipping is {clipping:g}, and must be 0 where training.optimizer is 'muon'",
         ),
     ]
     for condition, message in refused:

@@ -176,6 +176,11 @@ class Engine:
         for group, peak in zip(self._optimizer.param_groups, self._peak_learning_rates, strict=True):
             group["lr"] = peak * factor
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the last parameter group, which AdamW steps on also where others are Muon's."""
+        return float(self._optimizer.param_groups[-1]["lr"])
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step.
 

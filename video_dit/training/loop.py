@@ -68,6 +68,7 @@ def train(
         UserError: a step cannot be taken and may not be left out, or something cannot be read or written.
     """
     training = config.training
+    stop = StopRequest()
     sizes = parameter_counts(model)  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
     averages = AveragedWeights(engine.shards(), training)
@@ -79,18 +80,28 @@ def train(
     loaded = load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step)
     batches = meter.batches(read_ahead(loaded, loss_function.draws, engine.device))
     alarms = Alarms(run, engine, checkpoints, training, first_step)
-    progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
+    validated = first_step - checkpoints.has_duties
+    progress = _open_progress(run, config, engine, sizes, first_step, validated) if engine.rank == 0 else None
     duties = [*_duties(config, engine, averages, loss_function, run, progress, load_validation, make_samples)]
 
     watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
-    stop = StopRequest()
     rows: list[StepRow] = []
     by_bin = torch.zeros(2, NUM_BINS, device=engine.device)
+    stopping = False
+
+    def do_duties(done: int) -> None:
+        for duty in duties:
+            if done % duty.every == 0 or done == training.steps:
+                watchdog.enter(done, duty.doing)
+                with meter.paused():
+                    duty.do(done)
+
     meter.lap()
+    if checkpoints.has_duties:
+        do_duties(first_step)
     for step in range(first_step, training.steps):
         watchdog.enter(step + 1, "training")
-        factor = learning_rate_factor(step, training)
-        engine.scale_learning_rates(factor)
+        engine.scale_learning_rates(learning_rate_factor(step, training))
         loss, problem, shown, of_step = _optimizer_step(engine, loss_function, batches, alarms)
         done = step + 1
         is_last = done == training.steps
@@ -106,27 +117,23 @@ def train(
         if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
             by_t = means(engine.sum_over_ranks(by_bin))
             if progress is not None:
-                rate, memory = training.learning_rate * factor, peak_memory(engine.device)
-                progress.log(done, rows, by_t, rate, meter.lap(), memory)
+                progress.log(done, rows, by_t, engine.learning_rate, meter.lap(), peak_memory(engine.device))
             rows.clear()
             by_bin.zero_()
         alarms.end_if_asked()
-        for duty in duties:
-            if done % duty.every == 0 or is_last:
-                watchdog.enter(done, duty.doing)
-                with meter.paused():
-                    duty.do(done)
+        if not stopping:
+            do_duties(done)
         if checkpoint_due:
             watchdog.enter(done, "saving")
             with meter.paused():
-                checkpoints.save(done)
+                checkpoints.save(done, has_duties=stopping)
         if stopping:
             break
     checkpoints.finish()
     watchdog.close()
     if progress is not None:
         progress.close()
-        if checkpoints.published < training.steps:
+        if stopping:
             print(f"stopped by a signal after {checkpoints.published} steps; the same command goes on")
         print(f"averaged weights: {run.averaged_weights()}")
 
@@ -176,7 +183,9 @@ def _duties(
         yield _Duty(training.snapshot_every, "saving", partial(save_snapshot, run, engine, averages))
 
 
-def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int) -> Progress:
+def _open_progress(
+    run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int, validated: int
+) -> Progress:
     """Forgets what was after the step that the run goes on from, and says what it is."""
     training = config.training
     peak = peak_flops(engine.device, training.precision)
@@ -184,7 +193,7 @@ def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: Parame
     print(f"peak of a device: {peak.flops / 1e12:.3g} TFLOP/s, {peak.source}")
     print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
     run.forget_snapshots_after(first_step)
-    return Progress(run, config, first_step, peak.flops * engine.num_ranks)
+    return Progress(run, config, first_step, validated, peak.flops * engine.num_ranks)
 
 
 class _Step(NamedTuple):

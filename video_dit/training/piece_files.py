@@ -1,11 +1,12 @@
 """Files of pieces of tensors: every rank writes one, and any rank, or none, reads from all of them."""
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from video_dit.errors import UserError
@@ -43,6 +44,13 @@ class _Part(NamedTuple):
     file: Path
 
 
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(file)) from error
+
+
 class PieceReader:
     """All pieces of a folder.
 
@@ -54,12 +62,13 @@ class PieceReader:
 
     Raises:
         UserError: there are none.
+        OSError: a file cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parts: dict[str, list[_Part]] = {}
-        self._files = {file: safe_open(file, framework="pt") for file in sorted(folder.glob(_PATTERN))}
+        self._files = {file: _open(file) for file in sorted(folder.glob(_PATTERN))}
         if not self._files:
             raise UserError(f"{folder} is no checkpoint of this version (it has no {_PATTERN}): train it again")
         for file, tensors in self._files.items():

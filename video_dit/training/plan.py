@@ -92,6 +92,11 @@ class Plan(NamedTuple):
     step_seconds: float | None
 
     @property
+    def zero_stage(self) -> int:
+        """Which [deepspeed] may say."""
+        return int(deepspeed_config(self.config, self.num_ranks)["zero_optimization"]["stage"])
+
+    @property
     def num_parameters(self) -> int:
         return sum(self.parameters.values())
 

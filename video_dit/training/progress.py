@@ -9,7 +9,7 @@ from torch import Tensor
 
 from video_dit.config import Config
 from video_dit.files import write_atomically
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, read_rows
 from video_dit.training.alarms import finite_or_none
 from video_dit.training.meter import Speed
 from video_dit.training.trackers import SampleClip, Service, TensorBoard
@@ -37,17 +37,21 @@ class Progress:
         run: where it is kept.
         config: of the run.
         first_step: the step that the run goes on after.
+        validated: the last step whose validation stays.
         peak_flops: FLOP/s that all devices together can do; None: not known.
 
     Raises:
         UserError: a tracker is not installed.
     """
 
-    def __init__(self, run: RunFolder, config: Config, first_step: int, peak_flops: float | None) -> None:
+    def __init__(
+        self, run: RunFolder, config: Config, first_step: int, validated: int, peak_flops: float | None
+    ) -> None:
         self._num_steps = config.training.steps
         self._peak_flops = peak_flops
-        for file in (run.metrics, run.validation):
-            _forget_steps_after(file, first_step)
+        self._steps, self._paused = 0, 0.0
+        _forget_steps_after(run.metrics, first_step)
+        _forget_steps_after(run.validation, validated)
         self._metrics = run.metrics.open("a", encoding="utf-8")
         self._validation = run.validation
         services = [Service(name, run, config) for name in config.training.trackers]
@@ -74,6 +78,8 @@ class Progress:
             memory: bytes at the peak.
         """
         figures = self._figures(len(rows), speed)
+        self._steps += len(rows)
+        self._paused += speed.paused
         first_step = last_step - len(rows) + 1
         for step, row in enumerate(rows, start=first_step):
             norm = None if row.gradient_norm is None or not row.taken else float(row.gradient_norm)
@@ -110,7 +116,8 @@ class Progress:
     ) -> str:
         taken = [row for row in rows if row.taken]
         norms = [float(row.gradient_norm) for row in taken if row.gradient_norm is not None]
-        minutes, seconds = divmod(round((self._num_steps - last_step) * figures["step_seconds"]), 60)
+        with_pauses = figures["step_seconds"] + self._paused / self._steps  # for validation, samples and checkpoints
+        minutes, seconds = divmod(round((self._num_steps - last_step) * with_pauses), 60)
         hours, minutes = divmod(minutes, 60)
         parts = [
             f"step {last_step:>{len(str(self._num_steps))}}/{self._num_steps}",
@@ -187,6 +194,4 @@ def _seconds(value: float) -> str:
 def _forget_steps_after(file: Path, step: int) -> None:
     """A run that was killed had gone on past its last checkpoint; those steps will be taken again."""
     if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(file, "".join(kept))
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in read_rows(file) if row["step"] <= step))
