@@ -21,8 +21,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size: int, micro: int | 
 
 
 def test_the_deepspeed_table_wins_key_by_key() -> None:
-    config = load_config(None, ["deepspeed.zero_optimization.overlap_comm=true", "deepspeed.gradient_clipping=0.5"])
-    settings = deepspeed_config(config, num_ranks=2)
+    others = ("gradient_predivide_factor=2", "wall_clock_breakdown=true", "data_types.grad_accum_dtype='fp32'")
+    keys = ("zero_optimization.overlap_comm=true", "gradient_clipping=0.5", *others)
+    settings = deepspeed_config(load_config(None, [f"deepspeed.{key}" for key in keys]), num_ranks=2)
     assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert settings["gradient_clipping"] == 0.5
     assert settings["train_batch_size"] == 2 * settings["train_micro_batch_size_per_gpu"]
@@ -41,6 +42,12 @@ def test_merge_leaves_its_arguments_alone() -> None:
         (["deepspeed.scheduler={type='WarmupLR'}"], r"deepspeed.scheduler: set training.schedule, .* instead"),
         (["deepspeed.bf16.enabled=true"], r"deepspeed.bf16.enabled: set training.precision='bf16' instead"),
         (["deepspeed.fp16.enabled=true"], r"deepspeed.fp16.enabled: set training.precision='fp16' instead"),
+        (
+            ["deepspeed.zero_optimizatoin.stage=3"],
+            r"is not known: is deepspeed.zero_optimization meant",
+        ),
+        (["deepspeed.gradient_clipping='much'"], r"deepspeed.gradient_clipping is 'much', and must be a number"),
+        (["deepspeed.zero_optimization.offload_param='cpu'"], r"offload_param is 'cpu', and must be a table such as"),
         (["deepspeed.zero_optimization=3"], r"deepspeed.zero_optimization is 3, and must be a table"),
         (["deepspeed.zero_optimization.compute_grad_norm=false"], r"compute_grad_norm is false, and must be true"),
         (["training.optimizer=muon", "training.zero_stage=3"], r"training.zero_stage 0, 1 or 2, not 3"),

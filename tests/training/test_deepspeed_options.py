@@ -1,11 +1,12 @@
 """What DeepSpeed is asked to do in other ways, which must not change the losses of a run, resumed or not."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY
-from launch import metrics, run_ranks, train
+from launch import ends, metrics, run_ranks, start_ranks, train
 
 SETTINGS = (*TINY, "model.depth=1")
 PLAIN = ("training.zero_stage=0",)
@@ -63,3 +64,20 @@ def test_the_learning_rate_that_is_told_is_the_optimizer_s(tiny_shards: Path, tm
     keys = ("training.steps=1", "training.schedule=constant", "training.warmup_steps=0", optimizer)
     train(1, "--data", tiny_shards, "--run", tmp_path, *TINY, *keys)
     assert metrics(tmp_path)[-1]["learning_rate"] == 3e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("zero_optimization.overlap_com=true", "has zero_optimization: ValidationError: .* overlap_com Extra inputs"),
+        ("optimizer={type='Adamm'}", "has optimizer: AssertionError: Adamm is not a supported"),
+        ("optimizer={type='AdamW', params={rate=1, torch_adam=true}}", "has optimizer: TypeError: .*argument 'rate'"),
+    ],
+)
+def test_what_deepspeed_does_not_take_is_told(tiny_shards: Path, tmp_path: Path, said: str, message: str) -> None:
+    arguments = ("--data", tiny_shards, "--run", tmp_path, *TINY, f"deepspeed.{said}")
+    ((code, output),) = ends(start_ranks(1, *arguments))
+    assert code == 2
+    assert "Traceback" not in output
+    assert re.search(rf"error: DeepSpeed does not take the \[deepspeed\] table, which {message}", output)

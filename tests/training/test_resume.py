@@ -140,6 +140,7 @@ def test_a_rank_that_hangs_ends_the_run_and_is_named(tiny_shards: Path, tmp_path
     processes[1].send_signal(signal.SIGSTOP)
     ((code, said),) = ends(processes[:1])
     processes[1].send_signal(signal.SIGKILL)
+    ends(processes[1:])
     assert code == 1
     assert "has waited for more than 5 seconds, which training.step_time_limit allows" in said
     assert "rank 1 does not answer" in said

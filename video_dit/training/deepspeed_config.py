@@ -1,6 +1,7 @@
 """The dictionary that DeepSpeed is told: derived from the run's config, and what of it DeepSpeed cannot do."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from video_dit.config import Config, TrainingConfig
@@ -32,6 +33,9 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     for key in _TABLES:
         if not isinstance(config.deepspeed.get(key, {}), Mapping):
             raise UserError(f"deepspeed.{key} is {config.deepspeed[key]!r}, and must be a table: see DeepSpeed's docs")
+    clipping = config.deepspeed.get("gradient_clipping", 0.0)
+    if not isinstance(clipping, (int, float)):
+        raise UserError(f"deepspeed.gradient_clipping is {clipping!r}, and must be a number")
     for precision in ("fp16", "bf16"):  # DeepSpeed's own, which has weights of 16 bits and no others beside them
         if config.deepspeed.get(precision, {}).get("enabled", False):
             raise UserError(f"deepspeed.{precision}.enabled: set training.precision='{precision}' instead")
@@ -54,6 +58,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
         },
         "steps_per_print": 10**9,
     }
+    _check_names(config.deepspeed, {*derived, *_INSTEAD, *_TABLES})
     settings = merge(derived, config.deepspeed)
     _check(training, settings["zero_optimization"], settings["gradient_clipping"])
     return settings
@@ -101,8 +106,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def offloaded_to(zero: Mapping[str, Any], what: Literal["offload_optimizer", "offload_param"]) -> str:
-    """none, cpu or nvme, of the table "zero_optimization"."""
-    return str((zero.get(what) or {}).get("device", "none"))
+    """none, cpu or nvme, of the table "zero_optimization".
+
+    Raises:
+        UserError: the table says it in another way.
+    """
+    table = zero.get(what) or {}
+    if not isinstance(table, Mapping):
+        raise UserError(
+            f"deepspeed.zero_optimization.{what} is {table!r}, and must be a table such as {{device = 'cpu'}}"
+        )
+    return str(table.get("device", "none"))
+
+
+def _check_names(table: Mapping[str, Any], known: set[str]) -> None:
+    """DeepSpeed says nothing of a key that it does not know; those that it knows beside these are like none of them.
+
+    Raises:
+        UserError: one is a known one misspelt.
+    """
+    for key in table.keys() - known:
+        for near in get_close_matches(key, known, n=1, cutoff=0.85):
+            raise UserError(f"deepspeed.{key} is not known: is deepspeed.{near} meant?")
 
 
 def _check(training: TrainingConfig, zero: Mapping[str, Any], clipping: float) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from video_dit.config import Config, TrainingConfig
-from video_dit.errors import RankError
+from video_dit.errors import RankError, UserError
 from video_dit.models import VideoDiT
 from video_dit.models.trained import named_weights, trained_of
 from video_dit.parallel import SequenceGroup
@@ -149,12 +149,13 @@ class Engine:
         settings = deepspeed_config(config, self.num_ranks)
         if config.training.compile:
             compile_blocks(model, settings["zero_optimization"]["stage"])
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            model_parameters=trained_of(model),
-            optimizer=None if "optimizer" in settings else build_optimizer(model, config.training),
-            config=settings,
-        )
+        with _refusals_told(config.deepspeed):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model,
+                model_parameters=trained_of(model),
+                optimizer=None if "optimizer" in settings else build_optimizer(model, config.training),
+                config=settings,
+            )
         self._peak_learning_rates = [group["lr"] for group in self._optimizer.param_groups]
         self.device = self._engine.device
         self.model = self._engine
@@ -301,6 +302,23 @@ class Engine:
     def __str__(self) -> str:
         shared = f", {self.num_ranks // self.num_data_ranks} to a clip" if self.num_data_ranks < self.num_ranks else ""
         return f"{self.num_ranks} x {self.device.type}{shared}, ZeRO {self.identity['zero_stage']}"
+
+
+@contextmanager
+def _refusals_told(table: Mapping[str, Any]) -> Iterator[None]:
+    """
+    Raises:
+        UserError: DeepSpeed refuses, in one of its ways, while there is something that a user has told it.
+    """
+    try:
+        yield
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if not table:
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"DeepSpeed does not take the [deepspeed] table, which has {', '.join(table)}: {told}"
+        ) from error
 
 
 def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
