@@ -147,8 +147,8 @@ class DatasetInfo:
             UserError: it is damaged, or of another version.
         """
         try:
-            values = json.loads(content)
-        except json.JSONDecodeError as error:
+            values = dict(json.loads(content))
+        except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): fetch it again, or preprocess with --overwrite") from error
         version = values.get("version", 1)
         if version != VERSION or values.keys() != cls.__dataclass_fields__.keys():

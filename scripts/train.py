@@ -169,19 +169,26 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
     """
     if holds_shards(args.data):
         return args.data
-    folder = args.run / "data"
-    on_first_rank(partial(keep, args, folder), "videos", shared_store(), rank, world_size())
+    run = RunFolder(args.run)
+    folder = folder_of_videos(run)
+    on_first_rank(partial(keep, args, run, folder), "videos", shared_store(), rank, world_size())
     return folder
 
 
-def keep(args: argparse.Namespace, folder: Path) -> None:
+def folder_of_videos(run: RunFolder) -> Path:
+    """Of shards that hold places of videos."""
+    return run.path / "data"
+
+
+def keep(args: argparse.Namespace, run: RunFolder, folder: Path) -> None:
     """
     Raises:
-        UserError: the videos cannot be used.
+        UserError: the videos cannot be used, or the run is trained already.
     """
     from preprocess_jobs import keep_videos  # here, as Dask takes long to import and shards need none
 
     config = load_config(args.config, args.overrides)
+    run.take()
     try:
         keep_videos(args.data, folder, config)
     except UserError as error:
@@ -210,7 +217,8 @@ def open_run(
     """
     info = dataset.info
     data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
-    run.take()
+    if dataset.folder != folder_of_videos(run):  # for which `keep` has taken the run
+        run.take()
     changes = run.open(config, data, dataset.example_prompts())
     if run.latest_checkpoint() is None:
         save_frozen_weights(model, run)

@@ -137,11 +137,13 @@ class RunFolder:
                 f"training.initial_weights={self.path}"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        file = self.path / "lock"
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         if not try_lock(lock):
             holder = os.read(lock, 1000).decode() or "another process"
             raise ConfigError(
-                f"{self.path} is trained in by {holder}: let it end, or end it, or give --run another folder"
+                f"{self.path} is trained in by {holder}: let it end, or end it, or give --run another folder; where "
+                f"its machine has died and the file system still takes it for alive, remove {file}"
             )
         os.truncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -241,11 +243,11 @@ class RunFolder:
         So do those of later steps, which a run has left that was made to go on from an earlier one.
         """
         write_atomically(self.checkpoints / "latest", checkpoint.name + "\n")
+        replayed = self._checkpoint_of_last_alarm()
         for abandoned in self.complete_checkpoints():
-            if step_of(abandoned) > step_of(checkpoint):
+            if step_of(abandoned) > step_of(checkpoint) and abandoned.name != replayed:
                 shutil.rmtree(abandoned)
         complete = self.complete_checkpoints()
-        replayed = self._checkpoint_of_last_alarm()
         for old in [path for path in complete if path != checkpoint][: max(0, len(complete) - keep)]:
             if old.name != replayed:
                 shutil.rmtree(old)
@@ -325,11 +327,11 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if line.endswith("\n"):
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n"):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise ConfigError(f"line {number} of {file} is no row ({error}): mend it, or remove it") from error
     return rows
 

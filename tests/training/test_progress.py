@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_one_line_and_a_row_for_each_step(run: RunFolder, clip: SampleClip, capsys: pytest.CaptureFixture[str]) -> None:
-    log_all(Progress(run, load_config(None, ["training.steps=2000"]), 10, 10, 10e12), clip)
+    log_all(Progress(run, load_config(None, ["training.steps=2000"]), 10, 10e12), clip)
     line, validation, samples = capsys.readouterr().out.splitlines()
     assert line == (
         "step   13/2000  loss 0.3750  norm 3  lr 1.00e-03  2.00 s/step  2,000 tokens/s  16 clips/s  "
@@ -79,7 +79,7 @@ def test_one_line_and_a_row_for_each_step(run: RunFolder, clip: SampleClip, caps
 
 
 def test_tensorboard_has_curves_and_moving_clips(run: RunFolder, clip: SampleClip) -> None:
-    log_all(Progress(run, load_config(None, []), 10, 10, 10e12), clip)
+    log_all(Progress(run, load_config(None, []), 10, 10e12), clip)
     events = EventAccumulator(str(run.tensorboard)).Reload()
 
     def curve(tag: str) -> list[tuple[int, float]]:
@@ -107,7 +107,7 @@ def test_services_keep_curves_and_clips_on_this_machine(
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TRACKIO_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    progress = Progress(run, load_config(None, ['training.trackers=["wandb", "trackio"]']), 10, 10, None)
+    progress = Progress(run, load_config(None, ['training.trackers=["wandb", "trackio"]']), 10, None)
     log_all(progress, clip)
 
     (folder,) = (run.path / "wandb").glob("offline-run-*")

@@ -167,7 +167,7 @@ def test_a_reader_that_dies_ends_the_run(tiny_shards: Path, tmp_path: Path) -> N
 def test_a_scheduler_tells_all_processes_and_what_was_due_is_done_when_the_run_goes_on(
     tiny_shards: Path, tmp_path: Path
 ) -> None:
-    """By SIGUSR1. Nothing is validated before the state is saved, and nothing twice."""
+    """By SIGUSR1. Nothing is validated before the state is saved, and nothing twice; then the run goes on."""
     due = ("--validation", str(tiny_shards), "training.validate_every=1", "training.validation_clips=2")
     arguments = ("--data", tiny_shards, "--run", tmp_path, *SETTINGS, *due)
     reading = ("training.num_workers=1", "training.micro_batch_size=1")
@@ -185,9 +185,9 @@ def test_a_scheduler_tells_all_processes_and_what_was_due_is_done_when_the_run_g
         return [row["step"] for row in read_rows(RunFolder(tmp_path).validation)]
 
     assert validated() == [*range(1, last)]
-    for _ in range(2):
-        train(1, *arguments, f"training.steps={last}")
-        assert validated() == [*range(1, last + 1)]
+    for steps in (last, last + 1):
+        train(1, *arguments, f"training.steps={steps}")
+        assert validated() == [*range(1, steps + 1)]
 
 
 @pytest.mark.slow

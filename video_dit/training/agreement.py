@@ -63,8 +63,8 @@ def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_rank
     try:
         mine, facts = read()
         mistake = None
-    except (ValueError, OSError) as error:  # a mistake of the user, or a file that is not what it should be
-        facts, mistake = {}, str(error)
+    except (UserError, OSError) as error:  # a mistake, or a file that is not what it should be
+        facts, mistake = {}, str(error) or repr(error)
     host = socket.gethostname()
     if rank == 0:
         store.set("agreement/first", json.dumps([host, facts]))

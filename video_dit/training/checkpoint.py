@@ -51,7 +51,7 @@ class Checkpoints:
             the number of steps that are done.
 
         Raises:
-            UserError: it cannot be read.
+            RankError: it cannot be read.
         """
         checkpoint = self._run.latest_checkpoint()
         if self._engine.rank == 0:
@@ -63,9 +63,9 @@ class Checkpoints:
             self._engine.load(PieceReader(checkpoint).read, state["engine"])
             for name in self._averages.by_name:
                 self._averages.by_name[name] = self._engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, UserError, json.JSONDecodeError, UnicodeDecodeError) as error:
             others = ", ".join(path.name for path in self._run.complete_checkpoints() if path != checkpoint)
-            raise UserError(
+            raise RankError(
                 f"{checkpoint} cannot be read: {error}. To go on from an earlier one, write its name into "
                 f"{checkpoint.parent / 'latest'}: {others or 'there is none'}"
             ) from error

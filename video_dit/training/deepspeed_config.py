@@ -13,6 +13,8 @@ _INSTEAD = {
     "train_micro_batch_size_per_gpu": _BATCH,
     "gradient_accumulation_steps": _BATCH,
     "scheduler": "training.schedule, training.warmup_steps and training.learning_rate",
+    "amp": "training.precision",
+    "bfloat16": "training.precision",
 }
 """What the run must know, by the names that DeepSpeed has for it."""
 
@@ -37,7 +39,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     if not isinstance(clipping, (int, float)):
         raise UserError(f"deepspeed.gradient_clipping is {clipping!r}, and must be a number")
     for precision in ("fp16", "bf16"):  # DeepSpeed's own, which has weights of 16 bits and no others beside them
-        if config.deepspeed.get(precision, {}).get("enabled", False):
+        if config.deepspeed.get(precision, {}).get("enabled") is True:
             raise UserError(f"deepspeed.{precision}.enabled: set training.precision='{precision}' instead")
     if not config.deepspeed.get("zero_optimization", {}).get("compute_grad_norm", True):
         raise UserError(

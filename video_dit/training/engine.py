@@ -149,11 +149,12 @@ class Engine:
         settings = deepspeed_config(config, self.num_ranks)
         if config.training.compile:
             compile_blocks(model, settings["zero_optimization"]["stage"])
+        optimizer = None if "optimizer" in settings else build_optimizer(model, config.training)
         with _refusals_told(config.deepspeed):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model,
                 model_parameters=trained_of(model),
-                optimizer=None if "optimizer" in settings else build_optimizer(model, config.training),
+                optimizer=optimizer,
                 config=settings,
             )
         self._peak_learning_rates = [group["lr"] for group in self._optimizer.param_groups]

@@ -80,8 +80,7 @@ def train(
     loaded = load_batches(engine.data_rank, engine.num_data_ranks, micro_batch, first_step)
     batches = meter.batches(read_ahead(loaded, loss_function.draws, engine.device))
     alarms = Alarms(run, engine, checkpoints, training, first_step)
-    validated = first_step - checkpoints.has_duties
-    progress = _open_progress(run, config, engine, sizes, first_step, validated) if engine.rank == 0 else None
+    progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
     duties = [*_duties(config, engine, averages, loss_function, run, progress, load_validation, make_samples)]
 
     watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
@@ -96,9 +95,9 @@ def train(
                 with meter.paused():
                     duty.do(done)
 
-    meter.lap()
     if checkpoints.has_duties:
         do_duties(first_step)
+    meter.lap()
     for step in range(first_step, training.steps):
         watchdog.enter(step + 1, "training")
         engine.scale_learning_rates(learning_rate_factor(step, training))
@@ -111,8 +110,9 @@ def train(
         if engine.step_taken:
             by_bin += of_step
 
-        stopping, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
+        asked, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
         checkpoints.attend(writing, failed)
+        stopping = asked and not is_last
         checkpoint_due = done % training.checkpoint_every == 0 or is_last or stopping
         if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
             by_t = means(engine.sum_over_ranks(by_bin))
@@ -183,9 +183,7 @@ def _duties(
         yield _Duty(training.snapshot_every, "saving", partial(save_snapshot, run, engine, averages))
 
 
-def _open_progress(
-    run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int, validated: int
-) -> Progress:
+def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: ParameterCounts, first_step: int) -> Progress:
     """Forgets what was after the step that the run goes on from, and says what it is."""
     training = config.training
     peak = peak_flops(engine.device, training.precision)
@@ -193,7 +191,7 @@ def _open_progress(
     print(f"peak of a device: {peak.flops / 1e12:.3g} TFLOP/s, {peak.source}")
     print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
     run.forget_snapshots_after(first_step)
-    return Progress(run, config, first_step, validated, peak.flops * engine.num_ranks)
+    return Progress(run, config, first_step, peak.flops * engine.num_ranks)
 
 
 class _Step(NamedTuple):

@@ -37,21 +37,18 @@ class Progress:
         run: where it is kept.
         config: of the run.
         first_step: the step that the run goes on after.
-        validated: the last step whose validation stays.
         peak_flops: FLOP/s that all devices together can do; None: not known.
 
     Raises:
         UserError: a tracker is not installed.
     """
 
-    def __init__(
-        self, run: RunFolder, config: Config, first_step: int, validated: int, peak_flops: float | None
-    ) -> None:
+    def __init__(self, run: RunFolder, config: Config, first_step: int, peak_flops: float | None) -> None:
         self._num_steps = config.training.steps
         self._peak_flops = peak_flops
         self._steps, self._paused = 0, 0.0
-        _forget_steps_after(run.metrics, first_step)
-        _forget_steps_after(run.validation, validated)
+        for file in (run.metrics, run.validation):
+            _forget_steps_after(file, first_step)
         self._metrics = run.metrics.open("a", encoding="utf-8")
         self._validation = run.validation
         services = [Service(name, run, config) for name in config.training.trackers]
@@ -138,6 +135,7 @@ class Progress:
     def log_validation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Records what `Validation.figures` gives after so many steps, and prints a line about it."""
         mean, by_t, error = figures["loss"], figures["loss_by_t"], figures["data_error"]
+        _forget_steps_after(self._validation, step - 1)  # a run that was stopped may measure again
         with self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         by_ratio = figures["data_error_by_noise_ratio"].items()
