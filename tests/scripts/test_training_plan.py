@@ -26,9 +26,9 @@ def test_a_plan_says_what_a_run_needs_and_starts_nothing(tiny_shards: Path, tmp_
 
 
 def test_what_does_not_fit_comes_with_changes_and_their_price(tiny_shards: Path) -> None:
-    small_bucket = "deepspeed.zero_optimization.reduce_bucket_size=1000"
-    command = ("train.py", "--plan", "--data", tiny_shards, *KEYS, small_bucket)
-    result = run_script(*command, "--gpus", "1xSMALL-0.0034GB")
+    small = ("deepspeed.zero_optimization.reduce_bucket_size=1000", "model.depth=1")
+    command = ("train.py", "--plan", "--data", tiny_shards, *KEYS, *small)
+    result = run_script(*command, "--gpus", "1xSMALL-0.0023GB")
     assert result.returncode == 0, result.stderr
     assert "the peak of SMALL is not in the table" in result.stdout
     assert "DOES NOT FIT 1 x SMALL" in result.stdout
