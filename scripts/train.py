@@ -60,6 +60,8 @@ def main() -> None:
         sizes = [grid.size + info.encoded.text_length for grid in tokens]
         multiples = batch_multiples(sizes, config.training.batch_by_tokens)
         prepare_weights(model, config, run)
+        if shards == args.data:  # for videos `keep` has taken the run
+            on_first_rank(run.take, "lock", shared_store(), rank, world_size())
         start = partial(open_run, run, config, dataset, model, sizes, multiples)
         on_first_rank(start, "run", shared_store(), rank, world_size())
         if rank == 0:
@@ -169,18 +171,12 @@ def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
     """
     if holds_shards(args.data):
         return args.data
-    run = RunFolder(args.run)
-    folder = folder_of_videos(run)
-    on_first_rank(partial(keep, args, run, folder), "videos", shared_store(), rank, world_size())
+    folder = args.run / "data"
+    on_first_rank(partial(keep, args, folder), "videos", shared_store(), rank, world_size())
     return folder
 
 
-def folder_of_videos(run: RunFolder) -> Path:
-    """Of shards that hold places of videos."""
-    return run.path / "data"
-
-
-def keep(args: argparse.Namespace, run: RunFolder, folder: Path) -> None:
+def keep(args: argparse.Namespace, folder: Path) -> None:
     """
     Raises:
         UserError: the videos cannot be used, or the run is trained already.
@@ -188,7 +184,7 @@ def keep(args: argparse.Namespace, run: RunFolder, folder: Path) -> None:
     from preprocess_jobs import keep_videos  # here, as Dask takes long to import and shards need none
 
     config = load_config(args.config, args.overrides)
-    run.take()
+    RunFolder(args.run).take()
     try:
         keep_videos(args.data, folder, config)
     except UserError as error:
@@ -217,8 +213,6 @@ def open_run(
     """
     info = dataset.info
     data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
-    if dataset.folder != folder_of_videos(run):  # for which `keep` has taken the run
-        run.take()
     changes = run.open(config, data, dataset.example_prompts())
     if run.latest_checkpoint() is None:
         save_frozen_weights(model, run)

@@ -1,7 +1,6 @@
 """Training by scripts/train.py against a plain PyTorch loop around diffusers' transformer of equal size."""
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from model_speed import compare
 from turns import Side
 
 from video_dit.errors import UserError
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, read_rows
 
 SCRIPTS = Path(__file__).resolve().parent
 TRAIN_PARTS = ("steps", "checkpoints")
@@ -97,7 +96,7 @@ class Runs:
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode != 0:
             raise UserError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
-        return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+        return read_rows(run.metrics)
 
     def _program(self) -> tuple[list[object], RunFolder]:
         run = RunFolder(self._new_folder())

@@ -40,12 +40,10 @@ def test_merge_leaves_its_arguments_alone() -> None:
     [
         (["deepspeed.train_batch_size=64"], r"deepspeed.train_batch_size: set training.batch_size"),
         (["deepspeed.scheduler={type='WarmupLR'}"], r"deepspeed.scheduler: set training.schedule, .* instead"),
+        (["deepspeed.amp.enabled=true"], r"deepspeed.amp: set training.precision instead"),
         (["deepspeed.bf16.enabled=true"], r"deepspeed.bf16.enabled: set training.precision='bf16' instead"),
         (["deepspeed.fp16.enabled=true"], r"deepspeed.fp16.enabled: set training.precision='fp16' instead"),
-        (
-            ["deepspeed.zero_optimizatoin.stage=3"],
-            r"is not known: is deepspeed.zero_optimization meant",
-        ),
+        (["deepspeed.zero_optimizatoin.stage=3"], r"is not known: is deepspeed.zero_optimization meant"),
         (["deepspeed.gradient_clipping='much'"], r"deepspeed.gradient_clipping is 'much', and must be a number"),
         (["deepspeed.zero_optimization.offload_param='cpu'"], r"offload_param is 'cpu', and must be a table such as"),
         (["deepspeed.zero_optimization=3"], r"deepspeed.zero_optimization is 3, and must be a table"),
@@ -53,7 +51,7 @@ def test_merge_leaves_its_arguments_alone() -> None:
         (["training.optimizer=muon", "training.zero_stage=3"], r"training.zero_stage 0, 1 or 2, not 3"),
         (
             ["training.optimizer=muon", "training.gradient_clipping=0", "deepspeed.gradient_clipping=0.5"],
-            r"gradient_clipping is 0.5, and must be 0",
+            r"deepspeed.gradient_clipping is 0.5, and must be 0",
         ),
         (["training.optimizer=muon"], r"training.gradient_clipping is 1, and must be 0"),
         (["training.offload_optimizer=cpu", "training.zero_stage=0"], r"is 'cpu', which needs .* 1, 2 or 3, not 0"),

@@ -1,7 +1,8 @@
 """Files of weights, whether they are those of a model, and how parts of them make it whole."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -34,6 +35,18 @@ def read_weights(file: Path, named_by: str) -> dict[str, Tensor]:
         raise UserError(f"{file} ({named_by}) is not a safetensors file: {error}") from error
 
 
+@contextmanager
+def os_errors(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        OSError: safetensors cannot read or write the file, which it does not name.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(file)) from error
+
+
 def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that others may read as they may the files beside it; safetensors makes it private.
 
@@ -42,10 +55,8 @@ def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, st
     """
     file.touch()
     mode = file.stat().st_mode
-    try:
+    with os_errors(file):
         save_file(weights, file, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(file)) from error
     file.chmod(mode)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from video_dit.config import Config
 from video_dit.errors import RankError, UserError
 from video_dit.files import sync, write_atomically
 from video_dit.models.trained import choose_trained, frozen_weights
-from video_dit.models.weights import check_weights, merge_adapters, read_parts, read_weights, write_weights
+from video_dit.models.weights import check_weights, merge_adapters, os_errors, read_parts, read_weights, write_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.averages import AveragedWeights
 from video_dit.training.engine import Engine
@@ -62,8 +61,10 @@ class Checkpoints:
             state = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
             self._engine.load(PieceReader(checkpoint).read, state["engine"])
             for name in self._averages.by_name:
-                self._averages.by_name[name] = self._engine.scatter(load_file(checkpoint / f"{name}.safetensors"))
-        except (OSError, SafetensorError, UserError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                file = checkpoint / f"{name}.safetensors"
+                with os_errors(file):
+                    self._averages.by_name[name] = self._engine.scatter(load_file(file))
+        except (OSError, UserError, json.JSONDecodeError, UnicodeDecodeError) as error:
             others = ", ".join(path.name for path in self._run.complete_checkpoints() if path != checkpoint)
             raise RankError(
                 f"{checkpoint} cannot be read: {error}. To go on from an earlier one, write its name into "

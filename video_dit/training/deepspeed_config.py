@@ -62,7 +62,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
     }
     _check_names(config.deepspeed, {*derived, *_INSTEAD, *_TABLES})
     settings = merge(derived, config.deepspeed)
-    _check(training, settings["zero_optimization"], settings["gradient_clipping"])
+    _check(config, settings)
     return settings
 
 
@@ -132,11 +132,13 @@ def _check_names(table: Mapping[str, Any], known: set[str]) -> None:
             raise UserError(f"deepspeed.{key} is not known: is deepspeed.{near} meant?")
 
 
-def _check(training: TrainingConfig, zero: Mapping[str, Any], clipping: float) -> None:
+def _check(config: Config, settings: Mapping[str, Any]) -> None:
     """
     Raises:
         UserError: DeepSpeed cannot do all of it together.
     """
+    training, zero, clipping = config.training, settings["zero_optimization"], settings["gradient_clipping"]
+    clipped_by = "deepspeed" if "gradient_clipping" in config.deepspeed else "training"
     stage, optimizer, parameters = (
         zero["stage"],
         offloaded_to(zero, "offload_optimizer"),
@@ -164,7 +166,7 @@ def _check(training: TrainingConfig, zero: Mapping[str, Any], clipping: float) -
         (
             # Under ZeRO 1 and 2 DeepSpeed clips Muon's updates, whose norm is large by design, and not the gradients.
             training.optimizer == "muon" and clipping > 0,
-            f"training.gradient_clipping is {clipping:g}, and must be 0 where training.optimizer is 'muon'",
+            f"{clipped_by}.gradient_clipping is {clipping:g}, and must be 0 where training.optimizer is 'muon'",
         ),
     ]
     for condition, message in refused:

@@ -1,17 +1,16 @@
 """Files of pieces of tensors: every rank writes one, and any rank, or none, reads from all of them."""
 
-import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from video_dit.errors import UserError
 from video_dit.files import sync
-from video_dit.models.weights import write_weights
+from video_dit.models.weights import os_errors, write_weights
 
 _PATTERN = "rank-*.safetensors"
 
@@ -45,10 +44,8 @@ class _Part(NamedTuple):
 
 
 def _open(file: Path) -> Any:
-    try:
+    with os_errors(file):
         return safe_open(file, framework="pt")
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(file)) from error
 
 
 class PieceReader:

@@ -46,6 +46,7 @@ class Progress:
     def __init__(self, run: RunFolder, config: Config, first_step: int, peak_flops: float | None) -> None:
         self._num_steps = config.training.steps
         self._peak_flops = peak_flops
+        self._first_step = first_step
         self._steps, self._paused = 0, 0.0
         for file in (run.metrics, run.validation):
             _forget_steps_after(file, first_step)
@@ -135,7 +136,8 @@ class Progress:
     def log_validation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Records what `Validation.figures` gives after so many steps, and prints a line about it."""
         mean, by_t, error = figures["loss"], figures["loss_by_t"], figures["data_error"]
-        _forget_steps_after(self._validation, step - 1)  # a run that was stopped may measure again
+        if step == self._first_step:  # it was stopped there, and may have measured it already
+            _forget_steps_after(self._validation, step - 1)
         with self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         by_ratio = figures["data_error_by_noise_ratio"].items()
