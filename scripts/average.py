@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from command_line import positive_float, positive_int, run_program
-from safetensors.torch import save_file
 
 from video_dit.errors import UserError
+from video_dit.models.weights import write_weights
 from video_dit.run_folder import RunFolder
 from video_dit.training.power_average import combine, fit, snapshots_of
 
@@ -33,7 +33,9 @@ def main() -> None:
     weights = combine(snapshots, found.factors)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kind = f"average of width {args.width:g}, from {len(snapshots)} snapshots"
-    save_file(weights, args.out, metadata={"step": str(step), "weights": kind})
+    unfinished = args.out.with_name(args.out.name + ".unfinished")
+    write_weights(weights, unfinished, {"step": str(step), "weights": kind})
+    unfinished.rename(args.out)
     print(
         f"after step {step}, from {len(snapshots)} snapshots; their profile misses {found.error:.2%} of the wanted one"
     )

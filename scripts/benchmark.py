@@ -6,13 +6,13 @@ import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import av
 import torch
 from command_line import positive_float, positive_int, run_program
 from loading_speed import loading_table, measure_loading
-from model_inputs import DTYPES, HEAD_SIZE, say
+from model_inputs import HEAD_SIZE, say
 from model_memory import measure_memory, memory_chart, memory_table
 from model_speed import import_diffusers, measure_speed, speed_table
 from preprocess_jobs import default_workers
@@ -21,6 +21,7 @@ from train_speed import TRAIN_PARTS, measure_training, training_table
 from work_time import preprocess_table
 
 from data.decoders import DECODERS
+from video_dit.config import Precision
 from video_dit.errors import UserError
 from video_dit.files import write_atomically
 
@@ -76,8 +77,9 @@ def add_model(commands: Commands, sizes: Sizes) -> None:
         commands, "model", benchmark_model, "the transformer against that of diffusers, and what saves memory"
     )
     add = parser.add_argument
+    precisions = get_args(Precision)
     add("--parts", nargs="+", choices=("speed", "memory"), default=["speed", "memory"], help="what to measure")
-    add("--precisions", nargs="+", choices=tuple(DTYPES), default=list(DTYPES), help="of weights and latents")
+    add("--precisions", nargs="+", choices=precisions, default=precisions, help="of weights and latents")
     add("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"], help="of both sides")
     add("--repeats", type=positive_int, default=7, help="measurements of each side, in turns")
     add("--hidden-size", type=positive_int, default=sizes.hidden_size, help="speed: width, in heads of 64")

@@ -16,16 +16,17 @@ if [ ! -x .venv/bin/python ]; then
 fi
 source .venv/bin/activate
 
+# Packages are compiled when they are first imported: of what is installed most never is, and compiling all takes a minute.
+unset PYTHONDONTWRITEBYTECODE
+missing=()
 for requirements in "$@"; do
-    installed=".venv/$requirements.installed"
-    if ! cmp -s "$requirements" "$installed"; then
-        echo "installing $requirements into .venv (the first time takes minutes)"
-        python -m pip install --quiet --disable-pip-version-check --no-compile -r "$requirements" || exit 1
-        # What pip does on one core. Some packages bring files for other Pythons, which cannot be compiled.
-        python -m compileall -qq -j 0 .venv/lib || true
-        cp "$requirements" "$installed"
-    fi
+    cmp -s "$requirements" ".venv/$requirements.installed" || missing+=("$requirements")
 done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "installing ${missing[*]} into .venv (the first time takes minutes)"
+    python -m pip install --quiet --disable-pip-version-check --no-compile "${missing[@]/#/--requirement=}" || exit 1
+    for requirements in "${missing[@]}"; do cp "$requirements" ".venv/$requirements.installed"; done
+fi
 
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     # DeepSpeed looks for an accelerator before the project is imported, and says at length that it found none.

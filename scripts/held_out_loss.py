@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data.dataset import ClipDataset, load_once
 from data.on_the_fly import OnTheFly
 from video_dit.encoders.fingerprint import check_encoders
 from video_dit.evaluation.intervals import bootstrap_interval
+from video_dit.precision import autocast
 from video_dit.sampling.pipeline import VideoPipeline
-from video_dit.training.devices import DTYPES
 from video_dit.training.loss import LossFunction
 from video_dit.training.validation import NOISE_RATIOS, validate
 
@@ -33,7 +32,7 @@ def held_out_loss(pipeline: VideoPipeline, shards: Path, num_clips: int) -> dict
     loss_function = LossFunction(pipeline.config, dataset.empty_prompt(), dataset.text_segments(), pipeline.device)
     encoder = OnTheFly(pipeline.autoencoder, pipeline.device, print)
     batches = ((encoder.encode(clip), counted) for clip, counted in load_once(dataset, num_clips, 0, 1, batch_size=1))
-    with torch.autocast(pipeline.device.type, DTYPES[pipeline.precision], enabled=pipeline.precision != "fp32"):
+    with autocast(pipeline.device, pipeline.precision):
         of_clips = [validate(pipeline.model, loss_function, [batch]).figures() for batch in batches]
     by_t = np.array([figures["loss_by_t"] for figures in of_clips])
     by_ratio = np.array([[*figures["data_error_by_noise_ratio"].values()] for figures in of_clips])

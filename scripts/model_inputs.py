@@ -15,8 +15,6 @@ from video_dit.shapes import Grid
 CHANNELS, PATCH, HEAD_SIZE, TEXT_WIDTH, POOLED_WIDTH = 16, 2, 64, 4096, 2048
 """Of SD3 (Esser et al. 2024, arXiv 2403.03206)."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 def near_square(tokens: int) -> Grid:
     """One frame of this many tokens, as near to a square as whole numbers allow."""

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from line_chart import line_chart
-from model_inputs import CHANNELS, DTYPES, HEAD_SIZE, PATCH, POOLED_WIDTH, TEXT_WIDTH, near_square, random_text, say
+from model_inputs import CHANNELS, HEAD_SIZE, PATCH, POOLED_WIDTH, TEXT_WIDTH, near_square, random_text, say
 from PIL import Image
 
 from video_dit.config import ModelConfig
 from video_dit.errors import UserError
 from video_dit.models import VideoDiT
+from video_dit.precision import DTYPES
 from video_dit.shapes import Grid
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from model_inputs import CHANNELS, DTYPES, HEAD_SIZE, PATCH, POOLED_WIDTH, TEXT_WIDTH, near_square, random_text, say
+from model_inputs import CHANNELS, HEAD_SIZE, PATCH, POOLED_WIDTH, TEXT_WIDTH, near_square, random_text, say
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_dit.contracts import TextCondition
 from video_dit.models import VideoDiT
+from video_dit.precision import DTYPES
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative error at which both sides compute the same: rounding passes, another architecture does not."""

@@ -24,7 +24,7 @@ from video_dit.config import Config, load_config
 from video_dit.contracts import Batch, EncodedShape, TextCondition
 from video_dit.errors import UserError
 from video_dit.models import build_model
-from video_dit.training.devices import DTYPES
+from video_dit.precision import autocast
 from video_dit.training.draws import trim_padding
 from video_dit.training.meter import peak_memory
 
@@ -107,7 +107,7 @@ def loop(
         latents, text = batch.latents.to(device), trim_padding(batch.text).to(device)
         noise, t = torch.randn_like(latents), torch.rand(len(latents), 1, device=device)
         along = t.view(-1, 1, 1, 1, 1)
-        with torch.autocast(device.type, DTYPES[training.precision], enabled=training.precision != "fp32"):
+        with autocast(device, training.precision):
             output = predict((1 - along) * latents + along * noise, t, text)
         loss = F.mse_loss(output.float(), noise - latents)
         loss.backward()

@@ -43,7 +43,7 @@ def main() -> None:
     check_config(args)
     with ranks() as rank, lost_ranks_told(rank), lost_readers_told(rank):
         shards = folder_of_shards(args, rank)
-        config, dataset, held_out, not_compared = agree(
+        config, data, dataset, held_out, not_compared = agree(
             partial(inputs, args, shards), shared_store(), rank, world_size()
         )
         info = dataset.info
@@ -62,7 +62,7 @@ def main() -> None:
         prepare_weights(model, config, run)
         if shards == args.data:  # for videos `keep` has taken the run
             on_first_rank(run.take, "lock", shared_store(), rank, world_size())
-        start = partial(open_run, run, config, dataset, model, sizes, multiples)
+        start = partial(open_run, run, config, data, dataset, model, sizes, multiples)
         on_first_rank(start, "run", shared_store(), rank, world_size())
         if rank == 0:
             for told in not_compared:
@@ -138,6 +138,7 @@ class Inputs(NamedTuple):
     """not_compared: what to tell the user of encoders whose files are not here."""
 
     config: Config
+    data: TrainingData
     dataset: ClipDataset
     held_out: ClipDataset | None
     not_compared: list[str]
@@ -147,7 +148,7 @@ def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
     """What training reads, and what all ranks must have alike.
 
     Raises:
-        UserError: it cannot be read, or does not fit together.
+        UserError: it cannot be read, or does not fit together, or the run was started with something that must stay.
     """
     info = DatasetInfo.read(shards)
     config = load_config(args.config, args.overrides, fixed=info.tables)
@@ -156,11 +157,13 @@ def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
     if held_out is not None:
         held_out.info.check_goes_with(info, args.validation, shards)
+    data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
+    RunFolder(args.run).changes(config, data)
     facts = {**config_facts(config), **code_facts(CODE)}
     for name, clips in {"--data": dataset, "--validation": held_out}.items():
         facts[f"shapes of clips in {name}"] = clips and {bucket.name: bucket.latents for bucket in clips.buckets}
         facts[f"clips in {name}"] = clips and clips.info.inputs
-    return Inputs(config, dataset, held_out, not_compared), facts
+    return Inputs(config, data, dataset, held_out, not_compared), facts
 
 
 def folder_of_shards(args: argparse.Namespace, rank: int) -> Path:
@@ -197,6 +200,7 @@ def keep(args: argparse.Namespace, folder: Path) -> None:
 def open_run(
     run: RunFolder,
     config: Config,
+    data: TrainingData,
     dataset: ClipDataset,
     model: VideoDiT,
     sizes: Sequence[int],
@@ -211,8 +215,6 @@ def open_run(
     Raises:
         UserError: the run was started with something that must stay.
     """
-    info = dataset.info
-    data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
     changes = run.open(config, data, dataset.example_prompts())
     if run.latest_checkpoint() is None:
         save_frozen_weights(model, run)

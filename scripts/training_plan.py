@@ -94,6 +94,8 @@ def _memory(plan: Plan) -> str:
         for index, (phase, size) in enumerate(phases)
         if size
     ]
+    if memory.checkpoint:
+        rows.append(_row("and while a checkpoint is written", _amount(memory.checkpoint, "B")))
     rows.append(_row("at the peak", _amount(memory.total, "B")))
     if memory.host:
         rows.append(_row("in the machine's memory", _amount(memory.host, "B")))

@@ -5,14 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 
 from video_dit.errors import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Source(NamedTuple):

@@ -162,9 +162,8 @@ class RunFolder:
         Raises:
             ConfigError: the run was started with another model, data, seed or optimizer.
         """
-        changes = []
+        changes = self.changes(config, data)
         if self.latest_checkpoint():
-            changes = self._changes(config, data)
             known = self.load_data().fingerprints
             data = data._replace(fingerprints={name: known[name] or found for name, found in data.fingerprints.items()})
         self.path.mkdir(parents=True, exist_ok=True)
@@ -175,7 +174,10 @@ class RunFolder:
         write_atomically(self.example_prompts, "".join(f"{prompt}\n" for prompt in example_prompts))
         return changes
 
-    def _changes(self, config: Config, data: TrainingData) -> list[str]:
+    def changes(self, config: Config, data: TrainingData) -> list[str]:
+        """What `open` says, and why it would not; nothing is written."""
+        if self.latest_checkpoint() is None:
+            return []
         before = self.load_data()
         if before.inputs != data.inputs:
             raise ConfigError(
@@ -288,6 +290,8 @@ class RunFolder:
         """
         newest = self.latest_checkpoint()
         if newest is None:
+            if self.exported_weights.exists():
+                raise ConfigError(f"{self.path} is an exported model, which has no checkpoints: name the run it is of")
             raise ConfigError(f"{self.path} has no checkpoint yet: let scripts/train.py reach its first one")
         if step is None:
             return newest

@@ -127,8 +127,9 @@ def test_a_prompt_that_is_cut_is_said(pipeline: VideoPipeline) -> None:
         pipeline("one two three four five six seven eight nine", num_steps=1)
 
 
-def test_the_precision_can_be_chosen(pipeline: VideoPipeline, run: Path) -> None:
-    exact, rough = pipeline("a"), VideoPipeline.from_run(run, device="cpu", precision="bf16")("a")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_precision_can_be_chosen(precision: str, pipeline: VideoPipeline, run: Path) -> None:
+    exact, rough = pipeline("a"), VideoPipeline.from_run(run, device="cpu", precision=precision)("a")
     assert not torch.equal(exact, rough)
     assert (exact.int() - rough.int()).abs().float().mean() < 3
 

@@ -141,10 +141,12 @@ def test_two_ranks_with_different_configs_end_with_one_message(tiny_shards: Path
 @pytest.mark.distributed
 def test_a_run_that_must_go_on_otherwise_ends_all_ranks_with_one_message(tiny_shards: Path, tmp_path: Path) -> None:
     train(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=1")
-    processes = start_ranks(2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=2", "seed=1")
+    processes = start_ranks(
+        2, "--data", tiny_shards, "--run", tmp_path, *TINY, "training.steps=2", "training.freeze=['*.bias']"
+    )
     codes, said = zip(*ends(processes), strict=True)
     assert codes == (2, 2), said
-    assert "was started with seed = 0, and this is 1" in said[0]
+    assert "was started with training.freeze = (), and this is ('*.bias',)" in said[0]
     assert "lost" not in said[0] + said[1]
     assert "error" not in said[1]
 

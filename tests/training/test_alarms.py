@@ -172,13 +172,29 @@ def test_a_bad_step_can_be_replayed(runs: dict[tuple[int, int], Path], bad_shard
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("offloaded_to", ["none", "cpu"])
-def test_muon_keeps_its_momentum_in_a_bad_step(bad_shards: Path, tmp_path: Path, offloaded_to: str) -> None:
+@pytest.mark.parametrize(("stage", "offloaded_to"), [(0, "none"), (2, "none"), (2, "cpu")])
+def test_muon_changes_nothing_in_a_bad_step(bad_shards: Path, tmp_path: Path, stage: int, offloaded_to: str) -> None:
     run = start(
         tmp_path, bad_shards, 2, "training.steps=3", "training.optimizer=muon", "training.gradient_clipping=0",
-        "training.zero_stage=2", f"training.offload_optimizer={offloaded_to}",
+        f"training.zero_stage={stage}", f"training.offload_optimizer={offloaded_to}",
     )  # fmt: skip
     assert_same_state(state(run, NOT_FINITE - 1), state(run, NOT_FINITE))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("stages", [(0, 3), (2, 2), (3, 0)])
+def test_a_run_goes_on_that_has_taken_no_step(tiny_shards: Path, tmp_path: Path, stages: tuple[int, int]) -> None:
+    """The optimizer has no state then, but where ZeRO 3 makes it at once."""
+    shards = poisoned(tiny_shards, tmp_path / "shards", {sample_at(tiny_shards, 5): math.nan})
+    for steps, stage in enumerate(stages, start=1):
+        start(tmp_path / "run", shards, 2, f"training.steps={steps}", f"training.zero_stage={stage}")
+    start(tmp_path / "whole", shards, 2, "training.steps=2", "training.zero_stage=1")
+    ours, whole = metrics(tmp_path / "run"), metrics(tmp_path / "whole")
+    assert [row["loss"] is None for row in ours] == [True, False]
+    assert ours[1]["loss"] == pytest.approx(whole[1]["loss"], abs=1e-5)
+    trained = [state(tmp_path / name, 2)["weights/proj_out.weight"] for name in ("run", "whole")]
+    torch.testing.assert_close(*trained, atol=1e-5, rtol=0)
 
 
 class Standing:

@@ -58,7 +58,10 @@ def test_an_exported_folder_is_read_as_a_run(run: RunFolder, tmp_path: Path) -> 
     card = (tmp_path / "model/README.md").read_text()
     assert card.startswith("---\npipeline_tag: text-to-video\n")
     assert "| weights | exponential average, after 1 steps of 8 clips; fp32 |" in card
-    export_run(RunFolder(tmp_path / "model"), tmp_path / "half", tmp_path / "model/model.safetensors", precision="bf16")
+    (tmp_path / "half.unfinished").mkdir()  # of an export that failed
+    (tmp_path / "half.unfinished/adapter_model.safetensors").touch()
+    export_run(RunFolder(tmp_path / "model"), tmp_path / "half", precision="bf16")
+    assert not (tmp_path / "half/adapter_model.safetensors").exists()
     whole, half = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "half"))
     assert equal(half, {name: tensor.bfloat16() for name, tensor in whole.items()})
     assert (
@@ -66,6 +69,8 @@ def test_an_exported_folder_is_read_as_a_run(run: RunFolder, tmp_path: Path) -> 
     )
     rounded = VideoPipeline.from_run(tmp_path / "half", device="cpu")("a red circle", num_steps=2)
     assert (rounded.int() - clip.int()).abs().float().mean() < 4  # levels, of 255
+    with pytest.raises(ConfigError, match="is an exported model, which has no checkpoints: name the run"):
+        export_run(RunFolder(tmp_path / "model"), tmp_path / "raw", "raw")
     with pytest.raises(ConfigError, match=r"is an exported model: give another folder, and start from the model with"):
         RunFolder(tmp_path / "model").take()
 

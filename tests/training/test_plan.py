@@ -66,7 +66,7 @@ def planned(num_ranks: int, *keys: str) -> Plan:
 @pytest.mark.parametrize(("num_ranks", "runs"), [(1, ALONE), (2, TOGETHER)])
 def test_the_memory_is_what_the_allocator_counts(num_ranks: int, runs: dict[str, tuple[str, ...]]) -> None:
     ratios = {
-        name: planned(num_ranks, *keys).memory.total / there
+        name: planned(num_ranks, *keys).memory.of_step / there
         for (name, keys), there in zip(runs.items(), measured(num_ranks, runs), strict=True)
     }
     assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), ratios
@@ -88,6 +88,21 @@ def test_zero_shards_what_it_says() -> None:
     ).memory
     assert both[:4] == (0, 0, 0, 0)
     assert both.host == 6 * shard
+
+
+def test_a_checkpoint_is_there_twice_and_samples_want_a_whole_model() -> None:
+    """By hand: 4 bytes of weights, 8 of moments and 4 for each kind of average, of which the first rank writes all."""
+    alone, four = (planned(count, "training.zero_stage=3", "training.ema_widths=[0.1]").memory for count in (1, 4))
+    whole, shard = alone.weights, four.weights
+    assert alone.checkpoint == (4 + 8 + 2 * 4) * whole // 4
+    assert four.checkpoint == (4 + 8) * shard // 4 + 2 * whole
+    assert four.total == four.of_step + four.checkpoint
+    config = load_config(None, (*SIZES, "training.zero_stage=3", "training.sample_every=1"))
+    encoded = encoded_shape(config)
+    on_gpus = plan_training(config, encoded, [encoded.grid], Devices(4, "X", GIB), 0.4).memory
+    assert (on_gpus.checkpoint, on_gpus.host) == (0, 3 * shard + whole)
+    assert on_gpus.phases["sampling"] == whole
+    assert four.phases["sampling"] == 0
 
 
 def test_weights_that_are_not_trained_are_weights_alone() -> None:
@@ -138,6 +153,8 @@ def test_devices_by_name() -> None:
     assert Devices(8, "NVIDIA H100 80GB HBM3", GIB).peak_flops("fp32") == 67e12
     assert Devices(1, "NVIDIA L40S", GIB).peak_flops("bf16") == 362e12
     assert Devices.parse("8xMI300-192GB").peak_flops("bf16") is None
+    for slower in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090 Laptop GPU"):
+        assert Devices(1, slower, GIB).peak_flops("bf16") is None
     for wrong in ("H100", "0xH100-80GB", "8xH100", "8xH100-80", "xH100-80GB"):
         with pytest.raises(UserError, match="write COUNTxNAME-SIZEGB"):
             Devices.parse(wrong)
@@ -146,7 +163,7 @@ def test_devices_by_name() -> None:
 def test_each_change_makes_it_fit_and_none_is_made_up() -> None:
     config = load_config(None, SIZES)
     encoded = encoded_shape(config)
-    enough = planned(1).memory.total
+    enough = planned(1).memory.of_step
 
     def changes(memory: float) -> list[str]:
         devices = Devices(1, "X", int(memory))

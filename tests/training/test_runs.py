@@ -103,7 +103,7 @@ def test_the_loss_on_held_out_clips_does_not_depend_on_ranks(
     tiny_shards: Path, held_out_shards: Path, tmp_path: Path
 ) -> None:
     """Nor does measuring it change the run; five clips do not divide by two ranks."""
-    settings = ("training.steps=4", "training.validate_every=2", "training.validation_clips=5", "training.log_every=1")
+    settings = ("training.steps=4", "training.validate_every=2", "training.validation_clips=5", "training.log_every=3")
     plain = start(tmp_path / "plain", tiny_shards, 1, *settings)
     rows = {}
     for num_ranks, zero_stage in ((1, 0), (2, 3)):
@@ -118,8 +118,10 @@ def test_the_loss_on_held_out_clips_does_not_depend_on_ranks(
         assert two["loss_by_t"] == pytest.approx(one["loss_by_t"], abs=1e-4)
         assert one["loss"] == pytest.approx(sum(one["loss_by_t"]) / 9)
         assert two["data_error"] == pytest.approx(one["data_error"], abs=1e-4)
-    last = metrics(tmp_path / "1")[-1]
-    assert len(last["loss_by_t"]) == 9
+    steps = metrics(tmp_path / "1")
+    assert len(steps[-1]["loss_by_t"]) == 9
+    logged_at = [row["step"] for row in steps if "step_seconds" in row]
+    assert logged_at == [2, 3, 4]  # also before a validation
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def test_torchrun_on_one_machine(reference: list[float], tiny_shards: Path, tmp_
 
 
 SRUN = """#!/bin/bash
-shift
+[ "$2" = --cpus-per-task=3 ] || exit 1
+shift 2
 export SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@"
@@ -84,6 +85,7 @@ def test_slurm_s_script(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
     monkeypatch.setenv("SLURM_JOB_ID", str(os.getpid()))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     monkeypatch.chdir(REPOSITORY)
     run_to_end("bash", "scripts/train.sbatch", "--data", tiny_shards, "--run", tmp_path / "run", *SETTINGS)
     assert losses(tmp_path / "run") == pytest.approx(reference, abs=1e-4)

@@ -16,7 +16,8 @@ from torch import Tensor
 from video_dit.config import AutoencoderConfig
 from video_dit.contracts import Posterior
 from video_dit.errors import UserError
-from video_dit.pretrained import DTYPES, Source, explained, refuse_missing
+from video_dit.precision import DTYPES
+from video_dit.pretrained import Source, explained, refuse_missing
 from video_dit.shapes import Grid, latent_grid, pixel_grid
 
 _KEY = "autoencoder.model"

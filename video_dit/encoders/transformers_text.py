@@ -20,7 +20,8 @@ from transformers.models.auto import modeling_auto
 from video_dit.config import TextEncoderConfig
 from video_dit.contracts import TextCondition, TextSegment
 from video_dit.errors import UserError
-from video_dit.pretrained import DTYPES, Source, explained, refuse_missing
+from video_dit.precision import DTYPES
+from video_dit.pretrained import Source, explained, refuse_missing
 
 _KEY = "text_encoder.models"
 _DEFAULT = 'text_encoder.name="hash"'

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from video_dit.config import LoraConfig
 from video_dit.errors import UserError
+from video_dit.files import sync
 
 PEFT_PREFIX = "base_model.model."
 """Of every name in PEFT's files."""
@@ -48,7 +49,9 @@ def os_errors(file: Path) -> Iterator[None]:
 
 
 def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that others may read as they may the files beside it; safetensors makes it private.
+    """Writes a safetensors file, which is on the disk afterwards.
+
+    Others may read it as they may the files beside it; safetensors makes it private.
 
     Raises:
         OSError: it cannot be written.
@@ -58,6 +61,7 @@ def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, st
     with os_errors(file):
         save_file(weights, file, metadata=metadata)
     file.chmod(mode)
+    sync(file)
 
 
 def read_parts(file: Path, frozen: Path, named_by: str) -> dict[str, Tensor]:

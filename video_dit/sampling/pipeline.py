@@ -22,6 +22,7 @@ from video_dit.frames import from_uint8, to_uint8
 from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
 from video_dit.models.weights import check_weights, merge_adapters, read_parts
+from video_dit.precision import autocast
 from video_dit.run_folder import RunFolder
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.given_frames import checked_frames
@@ -64,7 +65,7 @@ class VideoPipeline:
         weights: of the model.
         trained_grid: latents of a clip in training, one that all clips fit into.
         device: where to compute.
-        precision: "fp32", or "bf16" for products in bfloat16 under autocast; None: as in training.
+        precision: "fp32", or that of products under autocast; None: as in training.
         compile: hands each block of the model to torch.compile: slow at first, then faster.
         offload: the blocks' weights wait in CPU memory, and each block is on the device only while it runs.
         tile_size: latent cells (time, height, width) that the autoencoder decodes at a time; None: as in the config.
@@ -377,7 +378,7 @@ class VideoPipeline:
                 crop=x_t.new_zeros(len(x_t), 2),
             )
             self.step_cache.asked_by(text)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.device, self.precision):
                 output: Tensor = self.model(x_t, t, text, info, mask)
             return output.float()
 

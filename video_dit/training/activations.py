@@ -7,7 +7,6 @@ as they are, not as a formula thinks they are.
 
 import weakref
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +23,7 @@ from video_dit.diffusion.processes import build_process
 from video_dit.models import VideoDiT, build_model
 from video_dit.models.trained import choose_trained, trained_of
 from video_dit.parallel import ShapesOnly
+from video_dit.precision import autocast
 from video_dit.shapes import Grid
 
 
@@ -87,7 +87,6 @@ class _Frozen:
 @lru_cache(maxsize=64)
 def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: int, gradient_share: float) -> int:
     config = frozen.config
-    autocast = nullcontext() if config.training.precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = shapes_of_model(config, encoded)
         if config.training.sequence_parallel > 1:
@@ -107,7 +106,7 @@ def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: i
             t_of_frames = torch.empty(micro_batch, latents.frames)
             process = build_process(config.diffusion)
             noised = process.add_noise(clean, noise, t_of_frames)
-            with autocast:
+            with autocast(torch.device("cpu"), config.training.precision):
                 output = model(noised, t, text, clip, given)
             loss = diffusion_loss(process, output, clean, noise, t_of_frames, config.diffusion).mean()
             loss.backward()

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch.distributed import DistStoreError, Store
 
@@ -76,8 +76,22 @@ def agree(read: Callable[[], tuple[T, Facts]], store: Store, rank: int, num_rank
         verdict = f"{who}: {mistake}" if mistake else _difference(who, facts, f"rank 0 on {first_host}", first_facts)
         store.set(f"agreement/{rank}", verdict)
     if problem := _heard(store, "agreement", "rank 0, or one that it waits for,"):
-        raise UserError(problem)
+        _end_together(problem, "agreement", store, rank, num_ranks)
     return mine
+
+
+def _end_together(mistake: str, key: str, store: Store, rank: int, num_ranks: int) -> NoReturn:
+    """The store ends with rank 0, so that this one does not end before the others have heard why.
+
+    Raises:
+        UserError: on every rank the same.
+    """
+    heard = f"{key}/heard"
+    store.add(heard, 1)
+    end = time.monotonic() + HEARING
+    while rank == 0 and store.add(heard, 0) < num_ranks and time.monotonic() < end:
+        time.sleep(POLL)
+    raise UserError(mistake)
 
 
 def _heard(store: Store, key: str, who: str) -> str:
@@ -92,8 +106,6 @@ def _heard(store: Store, key: str, who: str) -> str:
 
 def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int, num_ranks: int) -> None:
     """Does it on rank 0, however long it takes, while the others wait.
-
-    The store ends with rank 0, so that this one does not end before the others have heard why.
 
     Args:
         work: what to do.
@@ -114,12 +126,7 @@ def on_first_rank(work: Callable[[], object], name: str, store: Store, rank: int
     while not store.check([key]):
         time.sleep(POLL)
     if mistake := store.get(key).decode():
-        heard = f"{key}/heard"
-        store.add(heard, 1)
-        end = time.monotonic() + HEARING
-        while rank == 0 and store.add(heard, 0) < num_ranks and time.monotonic() < end:
-            time.sleep(POLL)
-        raise UserError(mistake)
+        _end_together(mistake, key, store, rank, num_ranks)
 
 
 def _difference(who: str, facts: Facts, first: str, first_facts: Facts) -> str:

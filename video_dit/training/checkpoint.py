@@ -96,7 +96,7 @@ class Checkpoints:
     @property
     def failed(self) -> bool:
         """Whether this rank could not write its part."""
-        return self._writing is not None and self._writing.error is not None
+        return self._writing is not None and not self.writing and self._writing.error is not None
 
     def attend(self, any_writing: bool, any_failed: bool) -> None:
         """Completes what all ranks have written; the arguments are what they agreed upon.
@@ -108,7 +108,7 @@ class Checkpoints:
         if self._writing is None:
             return
         if any_failed:
-            if self._writing.error is None:
+            if not self.failed:
                 raise UserError("another rank could not write its part of a checkpoint")
             raise RankError(
                 f"{self._writing.folder} could not be written: {self._writing.error}; when there is room, the same "
@@ -138,7 +138,7 @@ class _Write(Thread):
     """The part of one rank; the first writes the averages too.
 
     Attributes:
-        error: why it could not be written.
+        error: why it could not be written, once the thread has ended.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class _Write(Thread):
         super().__init__(name=f"checkpoint of step {step}")
         self.folder = folder
         self.step = step
-        self.error: str | None = None
+        self.error: str | None = "the thread that writes has died"
         self._rank = rank
         self._pieces = pieces
         self._averages = averages
@@ -166,6 +166,7 @@ class _Write(Thread):
                 for name, weights in self._averages.items():
                     _write_weights(self.folder, name, weights, self.step)
                 write_atomically(self.folder / "checkpoint.json", json.dumps(self._state, indent=2) + "\n")
+            self.error = None
         except OSError as error:
             self.error = str(error)
 
@@ -193,9 +194,7 @@ def _unfinished(final: Path) -> Path:
 
 
 def _write_weights(folder: Path, name: str, weights: dict[str, Tensor], step: int) -> None:
-    file = folder / f"{name}.safetensors"
-    write_weights(weights, file, {"step": str(step), "weights": name})
-    sync(file)
+    write_weights(weights, folder / f"{name}.safetensors", {"step": str(step), "weights": name})
 
 
 def _put_in_place(unfinished: Path, final: Path) -> None:
@@ -249,5 +248,4 @@ def save_frozen_weights(model: nn.Module, run: RunFolder) -> None:
     if frozen := frozen_weights(model):
         unfinished = _unfinished(run.frozen_weights)
         write_weights(frozen, unfinished)
-        sync(unfinished)
         unfinished.rename(run.frozen_weights)

@@ -53,7 +53,6 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
         "zero_optimization": _zero(training),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # it would be compiled at the first start; PyTorch's need not be
-        "bf16": {"enabled": False, "check_grad_overflow": True},
         "torch_autocast": {
             "enabled": training.precision != "fp32",
             "dtype": "float16" if training.precision == "fp16" else "bfloat16",

@@ -9,6 +9,7 @@ import torch
 
 from video_dit.errors import UserError
 from video_dit.ops.linear import Linear
+from video_dit.precision import DTYPES
 
 GIB = 2**30
 
@@ -23,7 +24,8 @@ PEAKS = {
 """FLOP/s, dense, in bf16 and in fp32 without TF32: NVIDIA's data sheets of the A100 (SXM), H100 (SXM), H200, L4 and
 L40S, and the white paper of the Ada architecture (RTX 4090, sums in fp32)."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SLOWER = {"PCIE", "NVL", "LAPTOP"}
+"""Words in the names of cards that do less than those of the table."""
 
 RESERVED = 0.08
 """Share of a GPU's memory that is left to the CUDA context, to NCCL and to gaps between tensors."""
@@ -80,6 +82,8 @@ class Devices(NamedTuple):
     def peak_flops(self, precision: str) -> float | None:
         """FLOP/s of one, or None where the table has no such device."""
         words = re.sub(r"[^A-Z0-9]+", " ", self.name.upper().replace("RTX ", "RTX")).split()
+        if SLOWER.intersection(words):
+            return None
         found = next((PEAKS[word] for word in words if word in PEAKS), None)
         return None if found is None else found[1 if precision == "fp32" else 0]
 

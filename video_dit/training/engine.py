@@ -20,6 +20,7 @@ from video_dit.parallel import SequenceGroup
 from video_dit.training.adamw_8bit import AdamW8bit
 from video_dit.training.allocator import keep_freed_memory
 from video_dit.training.deepspeed_config import deepspeed_config
+from video_dit.training.loss_scale import LossScale
 from video_dit.training.muon_gradients import MuonGradients
 from video_dit.training.optimizer_state import FragmentedState, OptimizerState, PartitionedState, Read, WholeState
 from video_dit.training.piece_files import PieceName
@@ -39,6 +40,10 @@ from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 # Muon's kernels would be compiled at the first step, which needs a compiler and takes longer than it saves. DeepSpeed
 # looks at Muon whatever the optimizer is, and each start would import PyTorch's compiler.
 deepspeed.runtime.compiler.compile = lambda: lambda function: function
+
+
+NO_LIMIT = timedelta(days=365)
+"""For collectives of training: its own limit is training.step_time_limit, which names the ranks that do not answer."""
 
 
 @contextmanager
@@ -163,15 +168,19 @@ class Engine:
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
         self.gradient_norm: Tensor | None = None
         self.step_taken = True  # as loading lets the optimizer make its state with a step
+        self._loss_scale = LossScale() if config.training.precision == "fp16" else None
+        # PyTorch's, which under ZeRO never falls, and scales what is clipped (DeepSpeed 0.19.8).
+        self._engine.torch_autocast_z0_gradscaler = self._optimizer.torch_autocast_gradscaler = None
         if not self._engine.zero_optimization():
-            self._optimizer.register_step_pre_hook(self._withhold_gradients)
+            self._withhold_steps()
             self._engine.enable_backward_allreduce = self.num_ranks > 1  # a rank alone would copy its gradients twice
         self._norm_of_step: Callable[[], Any] = self._engine.get_global_grad_norm
         if config.training.optimizer == "muon" and self._engine.zero_optimization():
             self._norm_of_step = MuonGradients(self._optimizer).norm_of_step
         self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
         self._state = _optimizer_state(self._trained, self._optimizer, self.rank)
-        self._hosts = dist.new_group(backend="gloo")
+        self._hosts = dist.new_group(backend="gloo", timeout=NO_LIMIT)
+        dist.distributed_c10d._set_pg_timeout(NO_LIMIT, dist.group.WORLD)  # from now on
 
     def scale_learning_rates(self, factor: float) -> None:
         """Sets each parameter group to this share of its peak learning rate."""
@@ -188,30 +197,44 @@ class Engine:
 
         Under ZeRO it is DeepSpeed that discards a step whose gradient is not finite.
         """
-        self._engine.backward(loss)
         is_last = self._engine.is_gradient_accumulation_boundary()
         if self._engine.zero_optimization():
-            self._engine.step()
-            if is_last:
-                self.step_taken = self._engine.was_step_applied()
-                norm = self._norm_of_step()
-                self.gradient_norm = None if norm is None else torch.as_tensor(norm)
-            return
+            self._step_with_zero(loss, is_last)
+        else:
+            self._step_without_zero(loss, is_last)
+        if is_last and self._loss_scale is not None:
+            self._loss_scale.update(self.step_taken)
+
+    def _step_with_zero(self, loss: Tensor, is_last: bool) -> None:
+        if self._loss_scale is not None:
+            self._optimizer.override_loss_scale(self._loss_scale.value)
+        self._engine.backward(loss)
+        self._engine.step()
+        if is_last:
+            self.step_taken = self._engine.was_step_applied()
+            norm = self._norm_of_step()
+            self.gradient_norm = None if norm is None else torch.as_tensor(norm)
+
+    def _step_without_zero(self, loss: Tensor, is_last: bool) -> None:
+        scale = 1.0 if self._loss_scale is None else self._loss_scale.value
+        self._engine.backward(scale * loss)
         if is_last:
             gradients = [parameter.grad for _, parameter in self._trained if parameter.grad is not None]
+            if scale != 1:
+                torch._foreach_div_(gradients, scale)
             self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
             self.step_taken = bool(self.gradient_norm.isfinite())
         self._engine.step()
 
-    def _withhold_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Without them the optimizer does nothing."""
-        if not self.step_taken:
-            optimizer.zero_grad()
+    def _withhold_steps(self) -> None:
+        """Keeps the optimizer from those that are not taken: without gradients, Muon and AdamW would step on zeros."""
+        step = self._optimizer.step
+        self._optimizer.step = lambda *args, **kwargs: step(*args, **kwargs) if self.step_taken else None
 
     @property
     def scales_loss(self) -> bool:
         """Whether a gradient that is not finite now and then is as it should be: so a scale is found under fp16."""
-        return self._loss_scaler() is not None
+        return self._loss_scale is not None and self._loss_scale.value > 1
 
     @property
     def is_first_of_clips(self) -> bool:
@@ -258,20 +281,13 @@ class Engine:
 
     def counters(self) -> dict[str, Any]:
         """What goes on beside the tensors; JSON."""
-        scaler = self._loss_scaler()
-        return {"optimizer": self._state.counters(), "loss_scaler": scaler and scaler.state_dict()}
+        return {"optimizer": self._state.counters(), "loss_scale": self._loss_scale and self._loss_scale.state()}
 
     def load(self, read: Read, counters: Mapping[str, Any]) -> None:
         """Goes on from pieces and counters, which any number of ranks may have saved at any ZeRO stage."""
         self._state.load(read, counters["optimizer"])
-        scaler = self._loss_scaler()
-        if scaler is not None and counters["loss_scaler"] is not None:
-            scaler.load_state_dict(counters["loss_scaler"])
-
-    def _loss_scaler(self) -> Any:
-        """PyTorch's, under fp16; DeepSpeed keeps it in its optimizer, or without ZeRO in its engine."""
-        of_engine = getattr(self._engine, "torch_autocast_z0_gradscaler", None)
-        return getattr(self._optimizer, "torch_autocast_gradscaler", of_engine)
+        if self._loss_scale is not None and counters.get("loss_scale") is not None:
+            self._loss_scale.load(counters["loss_scale"])
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """Of each flag, whether any rank has set it. All ranks wait here for each other, but for no GPU."""
@@ -324,7 +340,7 @@ def _refusals_told(table: Mapping[str, Any]) -> Iterator[None]:
 
 def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
     """Of ranks one after another, which are near each other; every rank makes all groups."""
-    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, num_ranks, size)]
+    groups = [dist.new_group(list(range(first, first + size)), timeout=NO_LIMIT) for first in range(0, num_ranks, size)]
     return SequenceGroup(groups[rank // size], rank % size, size)
 
 

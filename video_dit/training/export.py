@@ -18,8 +18,8 @@ from video_dit.models.weights import (
     split_adapters,
     write_weights,
 )
+from video_dit.precision import DTYPES
 from video_dit.run_folder import RunFolder, TrainingData, step_of, versions
-from video_dit.training.devices import DTYPES
 from video_dit.training.optimizer_state import WEIGHTS
 from video_dit.training.piece_files import PieceReader
 
@@ -49,7 +49,8 @@ def export_run(
     Args:
         run: a run folder.
         out: a folder that does not exist.
-        weights: the exponential average, what the optimizer works on, or a file of them.
+        weights: the exponential average, what the optimizer works on, or a file of them; an exported model has one
+            kind, which is taken for averaged.
         step: of the checkpoint; None: the newest. A file has its own.
         precision: of the weights.
         lora: adapters become part of the weights, or stay beside them in files that PEFT reads.
@@ -63,6 +64,8 @@ def export_run(
     if isinstance(weights, Path) and step is not None:
         raise UserError(f"--step {step} chooses a checkpoint, and --weights names a file: leave one of them out")
     config, data = run.load_config(), run.load_data()
+    if weights == "averaged" and step is None and run.exported_weights.exists():
+        weights = run.averaged_weights()
     source = _from_file(run, weights, config) if isinstance(weights, Path) else _from_checkpoint(run, weights, step)
     whole, adapters = split_adapters(source.weights)
     if lora == "merged":
@@ -71,7 +74,9 @@ def export_run(
         raise UserError("--lora separate is for runs with adapters, and there are none: leave it out")
 
     unfinished = RunFolder(out.with_name(out.name + ".unfinished"))
-    unfinished.path.mkdir(parents=True, exist_ok=True)
+    if unfinished.path.exists():
+        shutil.rmtree(unfinished.path)
+    unfinished.path.mkdir(parents=True)
     for file in (run.config_file, run.data_file, run.versions_file, run.example_prompts):
         shutil.copy(file, unfinished.path)
     metadata = {"format": "pt", "weights": source.kind, **({"step": source.step} if source.step else {})}

@@ -88,12 +88,14 @@ def train(
     by_bin = torch.zeros(2, NUM_BINS, device=engine.device)
     stopping = False
 
+    def duties_after(done: int) -> list[_Duty]:
+        return [duty for duty in duties if done % duty.every == 0 or done == training.steps]
+
     def do_duties(done: int) -> None:
-        for duty in duties:
-            if done % duty.every == 0 or done == training.steps:
-                watchdog.enter(done, duty.doing)
-                with meter.paused():
-                    duty.do(done)
+        for duty in duties_after(done):
+            watchdog.enter(done, duty.doing)
+            with meter.paused():
+                duty.do(done)
 
     if checkpoints.has_duties:
         do_duties(first_step)
@@ -114,7 +116,8 @@ def train(
         checkpoints.attend(writing, failed)
         stopping = asked and not is_last
         checkpoint_due = done % training.checkpoint_every == 0 or is_last or stopping
-        if done % training.log_every == 0 or checkpoint_due or alarms.alarmed:
+        # Before what is logged after them: some trackers drop what is of an earlier step than the last.
+        if done % training.log_every == 0 or checkpoint_due or alarms.alarmed or duties_after(done):
             by_t = means(engine.sum_over_ranks(by_bin))
             if progress is not None:
                 progress.log(done, rows, by_t, engine.learning_rate, meter.lap(), peak_memory(engine.device))

@@ -63,8 +63,10 @@ class OptimizerState(ABC):
     def _update_model(self) -> None:
         """Gives the model the weights that the optimizer holds."""
 
-    def counters(self) -> dict[str, float]:
-        """What the optimizer counts, the same for all parameters: AdamW's steps."""
+    def counters(self) -> dict[str, float] | None:
+        """What the optimizer counts, the same for all parameters: AdamW's steps. None: it has no state, and no step."""
+        if not self._inner.state:
+            return None
         return {
             key: float(value)
             for state in self._inner.state.values()
@@ -82,17 +84,23 @@ class OptimizerState(ABC):
         if quantized:
             self._inner.compress()
 
-    def load(self, read: Read, counters: Mapping[str, float]) -> None:
-        """Sets the weights and the state to those of a checkpoint. Every rank calls it."""
-        self._prepare()
+    def load(self, read: Read, counters: Mapping[str, float] | None) -> None:
+        """Sets the weights to those of a checkpoint, and the state if it has one. Every rank calls it."""
+        if counters is not None:
+            self._prepare()
         with self.in_fp32():
             for piece in self.pieces():
-                piece.write(read(*piece.name, piece.values.numel()))
+                if counters is not None or piece.name.key.startswith(f"{WEIGHTS}/"):
+                    piece.write(read(*piece.name, piece.values.numel()))
+        if counters is not None:
+            self._set_counters(counters)
+        self._update_model()
+
+    def _set_counters(self, counters: Mapping[str, float]) -> None:
         for state in self._inner.state.values():
             for key, value in state.items():
                 if not _is_tensor_of_elements(value):
                     state[key] = torch.full_like(value, counters[key]) if torch.is_tensor(value) else counters[key]
-        self._update_model()
 
 
 class WholeState(OptimizerState):

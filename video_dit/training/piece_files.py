@@ -9,7 +9,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from video_dit.errors import UserError
-from video_dit.files import sync
 from video_dit.models.weights import os_errors, write_weights
 
 _PATTERN = "rank-*.safetensors"
@@ -34,7 +33,6 @@ def write_pieces(folder: Path, rank: int, pieces: Mapping[PieceName, Tensor]) ->
     """Writes a rank's file, which is on the disk afterwards."""
     file = folder / f"rank-{rank:05d}.safetensors"
     write_weights({str(name): values for name, values in pieces.items()}, file)
-    sync(file)
 
 
 class _Part(NamedTuple):

@@ -12,7 +12,8 @@ trained, N that of ranks; all weights, gradients and moments are fp32, also unde
 
 The moments of `adamw_8bit` are about 2 T where others' are 8 T. To these comes what one phase of a step needs alone:
 forward and backward (`training/activations.py`, and under ZeRO 3 the weights that are gathered and the gradients that
-are being reduced), the reduction of the gradients, or the optimizer; the largest decides.
+are being reduced), the reduction of the gradients, the optimizer, or the model that samples are made with; the largest
+decides. While a checkpoint is written, what it holds is in the machine's memory once more, which on CPUs is the ranks'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,8 @@ class Memory(NamedTuple):
 
     weights, master_weights, moments, averages: there all the time.
     phases: beyond these, what each phase of a step needs at its peak: activations, gradients and buffers.
-    host: bytes of this rank in the machine's memory, where something is offloaded.
+    checkpoint: the copy that one is written from while training goes on; of a GPU's rank it is in `host`.
+    host: bytes of a GPU's rank in the machine's memory, and on CPUs what is offloaded.
     """
 
     weights: int
@@ -58,12 +60,18 @@ class Memory(NamedTuple):
     moments: int
     averages: int
     phases: dict[str, int]
+    checkpoint: int
     host: int
 
     @property
-    def total(self) -> int:
+    def of_step(self) -> int:
         """At the step's peak."""
         return self.weights + self.master_weights + self.moments + self.averages + max(self.phases.values())
+
+    @property
+    def total(self) -> int:
+        """At its peak while a checkpoint is written."""
+        return self.of_step + self.checkpoint
 
 
 class Plan(NamedTuple):
@@ -219,12 +227,22 @@ def rank_memory(
     if config.training.optimizer == "adamw_8bit":
         optimizer += CHUNK_BYTES_PER_VALUE * min(CHUNK, max(parameters.of_trained) if stage == 0 else shard // FP32)
         moments = int(moments * BYTES_PER_VALUE / FP32)
-    phases = {"forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer}
-    averages = (1 + len(config.training.ema_widths)) * (shard if stage == 3 else whole)
+    sampling = FP32 * parameters.all if config.training.sample_every else 0
+    phases = {
+        "forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer,
+        "sampling": sampling,
+    }  # fmt: skip
+    num_averages = 1 + len(config.training.ema_widths)
+    averages = num_averages * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
+    checkpoint = (
+        3 * shard + num_averages * whole
+    )  # of the first rank: its part of the weights and moments, and averages
+    if devices.is_gpu:
+        host, checkpoint = host + checkpoint, 0
     if offloads_weights:
         weights = averages = 0
-    return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, host)
+    return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, checkpoint, host)
 
 
 def _gathered(zero: dict[str, Any], parameters: ParameterCounts, width: int) -> int:

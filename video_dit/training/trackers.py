@@ -78,10 +78,10 @@ class Service:
                 f"training.trackers has {name!r}, which cannot be imported ({error}): pip install {name}"
             ) from error
         run_name = run.path.resolve().name
-        where = {"dir": str(run.path)} if name == "wandb" else {}
+        own = {"dir": str(run.path)} if name == "wandb" else {"resume": "allow"}
         self._run = self._module.init(
-            project=config.training.tracker_project, name=run_name, group=run_name, resume="allow",
-            config=config.model_dump(mode="json"), **where,
+            project=config.training.tracker_project, name=run_name, group=run_name,
+            config=config.model_dump(mode="json"), **own,
         )  # fmt: skip
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -4,10 +4,9 @@ import os
 import socket
 import sys
 import time
-from datetime import timedelta
 from threading import Event, Thread
 
-from torch.distributed import DistError, Store
+from torch.distributed import Store
 
 ANSWERS = 5.0
 """Seconds in which ranks that wait for another say so; one that does not is stopped or gone."""
@@ -60,11 +59,9 @@ class Watchdog:
             flush=True,
         )
         self._store.set(f"waiting/{self._rank}", self._place)
-        self._store.set_timeout(timedelta(seconds=ANSWERS))
+        time.sleep(ANSWERS)
         for rank in range(self._num_ranks):
-            try:
-                told = f"waits too: {self._store.get(f'waiting/{rank}').decode()}"
-            except DistError:
-                told = "does not answer"
+            key = f"waiting/{rank}"
+            told = f"waits too: {self._store.get(key).decode()}" if self._store.check([key]) else "does not answer"
             if rank != self._rank:
                 print(f"rank {rank} {told}", file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ from data.stages.failure import ClipError
 from data.stages.frames import ClipFrames
 from video_dit.config import CaptionerConfig
 from video_dit.errors import UserError
-from video_dit.pretrained import DTYPES, Source, explained, refuse_missing
+from video_dit.precision import DTYPES
+from video_dit.pretrained import Source, explained, refuse_missing
 
 _KEY = "captioner.model"
 
