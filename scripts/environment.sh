@@ -16,8 +16,8 @@ if [ ! -x .venv/bin/python ]; then
 fi
 source .venv/bin/activate
 
-# Packages are compiled when they are first imported: of what is installed most never is, and compiling all takes a minute.
-unset PYTHONDONTWRITEBYTECODE
+unset PYTHONDONTWRITEBYTECODE # else each program compiles the project when it starts
+seldom_imported='/(tests?|testing|transformers/models|diffusers/pipelines|sklearn|wandb|pip|setuptools)/'
 missing=()
 for requirements in "$@"; do
     cmp -s "$requirements" ".venv/$requirements.installed" || missing+=("$requirements")
@@ -25,6 +25,8 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
     echo "installing ${missing[*]} into .venv (the first time takes minutes)"
     python -m pip install --quiet --disable-pip-version-check --no-compile "${missing[@]/#/--requirement=}" || exit 1
+    # What pip does, on all cores. Some packages bring files for other Pythons, which cannot be compiled.
+    python -m compileall -qq -j 0 -x "$seldom_imported" .venv/lib || true
     for requirements in "${missing[@]}"; do cp "$requirements" ".venv/$requirements.installed"; done
 fi
 

@@ -4,12 +4,14 @@ Reads jobs from its input, as JSON, one for each process: the path of a program,
 folder where it runs, and one for its files: out and err, what it prints and its errors, pid, and when it ends code.
 """
 
+import atexit
 import gc
 import json
 import os
 import runpy
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,20 @@ def run(program: str, arguments: list[str], environment: dict[str, str], files: 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore interrupts
     sys.argv = [program, *arguments]
     sys.path[0] = os.path.dirname(program)
-    runpy.run_path(program, run_name="__main__")
-    sys.exit()
+    try:
+        runpy.run_path(program, run_name="__main__")
+        leave(0)
+    except SystemExit as end:
+        leave(end.code or 0)
+
+
+def leave(code: int) -> None:
+    """Ends as an interpreter does, without taking apart what was imported: that takes longer than many a program."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def write(path: Path, number: int) -> None:
