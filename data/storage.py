@@ -217,8 +217,8 @@ def as_file(place: Place) -> Iterator[Path]:
                 path.symlink_to(place.location)  # decord does not open names that are not UTF-8
             else:
                 _copy(place, path)
-        except OSError as error:
-            raise VideoError(f"cannot be opened: {error.strerror or error}") from error
+        except remote_errors() as error:
+            raise VideoError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
         yield path
 
 

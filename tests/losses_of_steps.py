@@ -46,17 +46,24 @@ def fresh_engine(config: Config, encoded: EncodedShape) -> Engine:
     return Engine(build_model(config, encoded), config)
 
 
-def steps(engine: Engine, config: Config, encoded: EncodedShape, batch: Batch) -> Iterator[float]:
+def steps(
+    engine: Engine,
+    config: Config,
+    encoded: EncodedShape,
+    batch: Batch,
+    num_steps: int = NUM_STEPS,
+    withhold: bool = False,
+) -> Iterator[float]:
     """The loss of each step on the same batch, of which every rank takes its micro-batches."""
     empty_prompt = TextCondition(*(x[:1] for x in batch.text))
     loss_function = LossFunction(config, empty_prompt, encoded.segments, engine.device)
     micro = micro_batch_size(config, engine.num_ranks)
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         total = torch.zeros((), device=engine.device)
         for number in range(engine.micro_batches_per_step):
             start = (number * engine.num_ranks + engine.rank) * micro
             loss = loss_function(engine.model, rows(batch, slice(start, start + micro))).mean
-            engine.backward(loss)
+            engine.backward(loss, withhold and number == engine.micro_batches_per_step - 1)
             total += loss.detach() * micro
         yield float(engine.sum_over_ranks(total)) / config.training.batch_size
 

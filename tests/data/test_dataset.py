@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from preprocessed import write_shard
+from torch.utils.data import DataLoader, Dataset
 
-from data.dataset import ClipDataset, load_batches, load_once
+from data.dataset import ClipDataset, load_batches, load_once, lost_readers_told
 from data.dataset_info import DatasetInfo, verify
 from data.order import Position, Schedule, micro_batch_positions
 from data.shards import ShardReader
@@ -201,3 +202,16 @@ def test_a_dataset_file_says_what_was_written(tiny_shards: Path, tmp_path: Path)
     assert replace(info, fingerprints={**other, "autoencoder": None}).differing_keys(info) == []
     assert replace(info, buckets={}).differing_keys(info) == []
     assert info.differing_keys(replace(info, buckets={})) == ["shape of clips (4x16x16)"]
+
+
+class Broken(Dataset[None]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> None:
+        raise RuntimeError("the cause")
+
+
+def test_an_error_in_a_reader_is_no_lost_reader() -> None:
+    with pytest.raises(RuntimeError, match="the cause"), lost_readers_told(0):
+        next(iter(DataLoader(Broken(), num_workers=1)))

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 from discovered import reasons, texts, write_tar
 
+from data import storage
 from data.probe import VideoError
 from data.sources.discovery import discover
 from data.storage import as_file
@@ -76,4 +77,23 @@ def test_bytes_that_are_gone_when_they_are_wanted_cost_their_video(memory: fsspe
         pass
     memory.rm("/b/a.mp4")
     with pytest.raises(VideoError, match="cannot be opened"), as_file(video.place):
+        pass
+
+
+def test_errors_of_the_network_cost_their_video(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the libraries behind fsspec are mostly no OSErrors."""
+
+    class ConnectionLostError(Exception):
+        pass
+
+    def fails(*_: object) -> None:
+        raise ConnectionLostError("the server has gone")
+
+    memory.pipe("/b/a.mp4", b"12345")
+    ((video,), _) = discover("memory://b", DataConfig())
+    monkeypatch.setattr(storage, "remote_errors", lambda: (OSError, ConnectionLostError))
+    monkeypatch.setattr(storage, "open_place", fails)
+    with pytest.raises(VideoError, match="cannot be opened: the server has gone"), as_file(video.place):
         pass

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from launch import ends, metrics, start_ranks, train
+from conftest import REPOSITORY, TINY
+from launch import ends, metrics, run_ranks, start_ranks, train
 from poisoned import poisoned
 
 from data.dataset import ClipDataset, load_batches
@@ -183,13 +183,31 @@ def test_muon_changes_nothing_in_a_bad_step(bad_shards: Path, tmp_path: Path, st
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("stages", [(0, 3), (2, 2), (3, 0)])
-def test_a_run_goes_on_that_has_taken_no_step(tiny_shards: Path, tmp_path: Path, stages: tuple[int, int]) -> None:
-    """The optimizer has no state then, but where ZeRO 3 makes it at once."""
+def test_one_gradient_that_is_not_finite_holds_all_back() -> None:
+    muon, cpu = "training.optimizer=muon", "training.offload_optimizer=cpu"
+    runs = [
+        [f"training.zero_stage={stage}", *more]
+        for stage, more in [(0, []), (1, []), (3, []), (0, [muon]), (2, [muon]), (2, [muon, cpu]), (2, [cpu])]
+    ]
+    keys = [json.dumps([*TINY, "model.depth=1", "training.gradient_clipping=0", *of_run]) for of_run in runs]
+    said = run_ranks(2, REPOSITORY / "tests/one_bad_gradient.py", *keys).splitlines()
+    assert [json.loads(line) for line in said if line.startswith(("[f", "[t"))] == [[False, []]] * 7
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("stages", "optimizer"), [((0, 3), "adamw"), ((2, 2), "adamw"), ((3, 0), "adamw"), ((2, 0), "muon")]
+)
+def test_a_run_goes_on_that_has_taken_no_step(
+    tiny_shards: Path, tmp_path: Path, stages: tuple[int, int], optimizer: str
+) -> None:
+    """The optimizer has no state then, but where ZeRO 3 makes it at once, and Muon's momenta in a backward pass."""
+    keys = (f"training.optimizer={optimizer}", "training.gradient_clipping=0")
     shards = poisoned(tiny_shards, tmp_path / "shards", {sample_at(tiny_shards, 5): math.nan})
     for steps, stage in enumerate(stages, start=1):
-        start(tmp_path / "run", shards, 2, f"training.steps={steps}", f"training.zero_stage={stage}")
-    start(tmp_path / "whole", shards, 2, "training.steps=2", "training.zero_stage=1")
+        start(tmp_path / "run", shards, 2, f"training.steps={steps}", f"training.zero_stage={stage}", *keys)
+    start(tmp_path / "whole", shards, 2, "training.steps=2", "training.zero_stage=1", *keys)
     ours, whole = metrics(tmp_path / "run"), metrics(tmp_path / "whole")
     assert [row["loss"] is None for row in ours] == [True, False]
     assert ours[1]["loss"] == pytest.approx(whole[1]["loss"], abs=1e-5)

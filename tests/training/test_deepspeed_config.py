@@ -80,8 +80,8 @@ def test_precision_is_autocast() -> None:
         for precision in ("fp32", "bf16", "fp16")
     }
     assert not told["fp32"]["enabled"]
-    assert told["bf16"] == {"enabled": True, "dtype": "bfloat16"}
-    assert told["fp16"] == {"enabled": True, "dtype": "float16"}
+    assert told["bf16"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert told["fp16"] == {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
 
 
 def test_fp16_needs_a_gpu() -> None:

@@ -34,6 +34,13 @@ def test_draws_depend_on_the_seed_alone() -> None:
             assert torch.equal(ours, theirs[rows])
 
 
+def test_draws_do_not_depend_on_where_latents_are() -> None:
+    batch = batch_of(SEEDS)
+    elsewhere = draw(batch._replace(latents=batch.latents.to("meta")), config_of(**EVERYTHING), 2)
+    for ours, theirs in zip(elsewhere, draw(batch, config_of(**EVERYTHING), 2), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_another_objective_sees_the_same_noise() -> None:
     """What is dropped or given changes nothing else, so that runs can be compared."""
     never, always = (draw(batch_of(SEEDS), config_of(condition_dropout=share)) for share in (0.0, 1.0))

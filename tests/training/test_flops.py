@@ -29,12 +29,12 @@ MODELS = {
 }
 
 
-def counted(model: VideoDiT, grid: Grid, text_length: int, batch: int) -> int:
+def counted(model: VideoDiT, grid: Grid, text_length: int, batch: int, num_timesteps: int = 1) -> int:
     """By torch, of a forward and backward pass."""
     latents = torch.randn(batch, 4, grid.frames, 2 * grid.height, 2 * grid.width)
     text = random_text(batch, text_length, 24)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(latents, torch.rand(batch), text, random_clip_info(batch)).square().mean().backward()
+        model(latents, torch.rand(batch, num_timesteps), text, random_clip_info(batch)).square().mean().backward()
     return int(counter.get_total_flops())
 
 
@@ -45,6 +45,21 @@ def test_the_closed_form_is_what_torch_counts(keys: dict) -> None:
     flops = step_flops(model, grid, text_length)
     assert flops.model + flops.recomputed == pytest.approx(counted(model, grid, text_length, batch) / batch, rel=0.02)
     assert (flops.recomputed > 0) == ("recompute_blocks" in keys or "feed_forward_chunk_size" in keys)
+
+
+@pytest.mark.parametrize("name", ["mmdit", "single stream", "factorised", "dit", "cross_dit", "recomputed"])
+def test_timesteps_of_frames_are_counted(name: str) -> None:
+    """Where each frame has its own, and where frames that are given have another."""
+    grid, batch, text_length = Grid(8, 2, 2), 2, 11
+    keys = {**SMALL, **MODELS[name]}
+    model = VideoDiT(ModelConfig(**keys), channels=4, text_width=24, pooled_width=24, trained_grid=grid)
+    flops = step_flops(model, grid, text_length, per_frame_noise=True)
+    expected = counted(model, grid, text_length, batch, grid.frames) / batch
+    assert flops.model + flops.recomputed == pytest.approx(expected, rel=0.005)
+    keys["given_frames"] = True
+    model = VideoDiT(ModelConfig(**keys), channels=4, text_width=24, pooled_width=24, trained_grid=grid)
+    flops = step_flops(model, grid, text_length)
+    assert flops.model + flops.recomputed == pytest.approx(counted(model, grid, text_length, batch) / batch, rel=0.005)
 
 
 def test_weights_that_are_not_trained_have_no_gradient_to_compute() -> None:

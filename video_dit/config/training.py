@@ -37,7 +37,9 @@ class TrainingConfig(Table):
     learning_rate: Positive = Field(1e-3, description="peak learning rate of AdamW")
     muon_learning_rate: Positive = Field(0.03, description="peak learning rate of Muon's matrices")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="of AdamW")
-    weight_decay: NotNegative = Field(0.0, description="of AdamW")
+    weight_decay: NotNegative = Field(
+        0.0, description="times the learning rate: of AdamW, and of Muon's matrices, whose rate is larger"
+    )
     schedule: Literal["constant", "cosine", "wsd"] = Field(
         "cosine", description="of the learning rates after the warm-up; wsd: constant, then linearly to zero"
     )

@@ -56,6 +56,7 @@ def deepspeed_config(config: Config, num_ranks: int) -> dict[str, Any]:
         "torch_autocast": {
             "enabled": training.precision != "fp32",
             "dtype": "float16" if training.precision == "fp16" else "bfloat16",
+            "lower_precision_safe_modules": [],  # whose gradients would be summed in this
         },
         "steps_per_print": 10**9,
     }

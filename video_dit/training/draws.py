@@ -40,7 +40,7 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     """
     diffusion = config.diffusion
     tokens = token_grid(Grid(*batch.latents.shape[2:]), config.model.patch_size)
-    noise = torch.empty_like(batch.latents)
+    noise = torch.empty(batch.latents.shape)  # latents that were encoded here are on a GPU, whose draws are its own
     u = torch.empty(len(noise), tokens.frames if diffusion.per_frame_noise else 1, dtype=torch.float64)
     chances = torch.empty(len(noise), 1 + num_encoders + 2)
     generator = torch.Generator()

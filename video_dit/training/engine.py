@@ -1,6 +1,7 @@
 """DeepSpeed, and nothing else of the project knows it: starting ranks, ZeRO, weights that are sharded."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -179,8 +180,9 @@ class Engine:
             self._norm_of_step = MuonGradients(self._optimizer).norm_of_step
         self._trained = [(name, weight) for name, weight in named_weights(model) if weight.requires_grad]
         self._state = _optimizer_state(self._trained, self._optimizer, self.rank)
-        self._hosts = dist.new_group(backend="gloo", timeout=NO_LIMIT)
-        dist.distributed_c10d._set_pg_timeout(NO_LIMIT, dist.group.WORLD)  # from now on
+        self._hosts = dist.new_group(backend="gloo")
+        for group in [*dist.distributed_c10d._world.pg_map]:  # DeepSpeed's among them
+            dist.distributed_c10d._set_pg_timeout(NO_LIMIT, group)
 
     def scale_learning_rates(self, factor: float) -> None:
         """Sets each parameter group to this share of its peak learning rate."""
@@ -192,17 +194,23 @@ class Engine:
         """Of the last parameter group, which AdamW steps on also where others are Muon's."""
         return float(self._optimizer.param_groups[-1]["lr"])
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, withhold: bool = False) -> None:
         """Adds the gradients of one micro-batch, and steps the optimizer after the last one of a step.
 
         Under ZeRO it is DeepSpeed that discards a step whose gradient is not finite.
+
+        Args:
+            loss: [], of the micro-batch.
+            withhold: of the last one: the step must not be taken.
         """
+        if withhold:
+            loss = loss * math.nan
         is_last = self._engine.is_gradient_accumulation_boundary()
         if self._engine.zero_optimization():
             self._step_with_zero(loss, is_last)
         else:
             self._step_without_zero(loss, is_last)
-        if is_last and self._loss_scale is not None:
+        if is_last and self._loss_scale is not None and not withhold:
             self._loss_scale.update(self.step_taken)
 
     def _step_with_zero(self, loss: Tensor, is_last: bool) -> None:
@@ -340,7 +348,7 @@ def _refusals_told(table: Mapping[str, Any]) -> Iterator[None]:
 
 def _sequence_group(rank: int, num_ranks: int, size: int) -> SequenceGroup:
     """Of ranks one after another, which are near each other; every rank makes all groups."""
-    groups = [dist.new_group(list(range(first, first + size)), timeout=NO_LIMIT) for first in range(0, num_ranks, size)]
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, num_ranks, size)]
     return SequenceGroup(groups[rank // size], rank % size, size)
 
 

@@ -43,14 +43,22 @@ class StepFlops(NamedTuple):
 class _Sequence(NamedTuple):
     """Tokens of one sample: of the video, of the text with all its copies, and whose pairs attention computes.
 
+    vectors, text_vectors: that adaptive norms see beside the tokens.
+
     With `trained_only` layers count whose weights are trained, and no others.
     """
 
     video: int
     text: int
     vectors: int
+    text_vectors: int
     masks: Masks
     trained_only: bool = False
+
+    @property
+    def joint(self) -> "_Sequence":
+        """The same, where one norm sees the vectors of both."""
+        return self._replace(vectors=self.vectors + self.text_vectors) if self.vectors > 1 else self
 
     def linear(self, module: nn.Module, tokens: int) -> int:
         """All linear layers in a module, each over so many tokens."""
@@ -71,7 +79,8 @@ def step_flops(model: VideoDiT, grid: Grid, text_length: int, per_frame_noise: b
     length = text_length if config.has_adaptive_norms else text_length + 2
     masks = batch_masks(config, grid, torch.ones(1, length, dtype=torch.bool))
     text = length * (grid.frames if repeats_text(config) else 1)
-    sequence = _Sequence(grid.size, text, grid.frames if per_frame_noise else 1, masks)
+    vectors = grid.frames if per_frame_noise or config.given_frames else 1
+    sequence = _Sequence(grid.size, text, vectors, vectors if repeats_text(config) else 1, masks)
 
     blocks, temporal = model.backbone.blocks, model.backbone.temporal_blocks
     of_blocks = [_block(block, sequence, config) for block in blocks]
@@ -126,7 +135,8 @@ def _block(block: nn.Module, sequence: _Sequence, config: ModelConfig) -> tuple[
         split = text if config.text_split is None else config.text_split
         linear = _beside_norm(block.video, sequence, video)
         lengths = (split, text - split)
-        linear += sum(_beside_norm(stream, sequence, n) for stream, n in zip(block.texts, lengths, strict=False))
+        of_text = sequence._replace(vectors=sequence.text_vectors)
+        linear += sum(_beside_norm(stream, of_text, n) for stream, n in zip(block.texts, lengths, strict=False))
         mask, num_queries = (masks.into_video, video) if block.context_pre_only else (masks.joint, both)
         pairs = _pairs(mask, num_queries, both)
         if block.video.dual_attention is not None:
@@ -139,7 +149,7 @@ def _block(block: nn.Module, sequence: _Sequence, config: ModelConfig) -> tuple[
         pairs = _pairs(masks.video, video, video) + _pairs(masks.text, video, text)
     else:
         assert isinstance(block, (SingleStreamBlock, TransformerBlock))
-        linear, pairs = _beside_norm(block, sequence, both), _pairs(masks.joint, both, both)
+        linear, pairs = _beside_norm(block, sequence.joint, both), _pairs(masks.joint, both, both)
     return linear, 4 * config.hidden_size * pairs
 
 

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -226,5 +225,5 @@ def _optimizer_step(
             engine.backward(loss)
     mean = engine.mean_over_ranks(float(torch.stack(losses).mean()))
     problem = alarms.problem_of(mean)
-    engine.backward(loss if problem is None else loss * math.nan)  # which the engine does not step on
+    engine.backward(loss, withhold=problem is not None)
     return _Step(mean, problem, shown, torch.stack(by_bins).sum(0))

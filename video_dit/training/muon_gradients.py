@@ -34,14 +34,19 @@ class MuonGradients:
         squares, self._squares = self._squares, []
         if len(squares) < len(self._optimizer.bit16_groups):
             return None
-        total = torch.stack(squares).sum()
+        return self._norm(squares)
+
+    def _norm(self, squares: list[Tensor]) -> Tensor:
+        total = torch.stack(squares).sum().to(self._optimizer.bit16_groups_flat[0].device)
         dist.all_reduce(total)
         return total.sqrt()
 
-    def _look_at_offloaded(self) -> Any:
+    def _look_at_offloaded(self) -> None:
+        """DeepSpeed would change the momenta of weights whose gradients are finite where others' are not."""
         for partition in self._optimizer.single_partition_of_fp32_groups:
             self._keep([partition.grad])
-        return self._replace()
+        if self._norm(self._squares).isfinite():
+            self._replace()
 
     def _look_at_group(self, parameters: list[Tensor], *args: Any, param_group_idx: int, **rest: Any) -> Any:
         optimizer, group = self._optimizer, param_group_idx
@@ -53,6 +58,8 @@ class MuonGradients:
             room = optimizer.partition_size[group] - optimizer.grad_partition_insertion_offset[group][rank][key]
             slices.append(gradient.reshape(-1)[begin : begin + room])  # what is left of it is another rank's
         self._keep(slices)
+        if optimizer._is_muon_group(parameters) and optimizer.loss_scale != 1:  # momenta are of no scale
+            torch._foreach_div_(optimizer.all_grad_tensors[group], float(optimizer.loss_scale))
         return self._replace(parameters, *args, param_group_idx=param_group_idx, **rest)
 
     def _keep(self, gradients: list[Tensor]) -> None:

@@ -64,9 +64,11 @@ class OptimizerState(ABC):
         """Gives the model the weights that the optimizer holds."""
 
     def counters(self) -> dict[str, float] | None:
-        """What the optimizer counts, the same for all parameters: AdamW's steps. None: it has no state, and no step."""
-        if not self._inner.state:
-            return None
+        """What the optimizer counts, the same for all parameters: AdamW's steps. None: it has not taken any."""
+        state = self._inner.state
+        groups = [group["params"] for group in self._inner.param_groups if group["params"]]
+        if not state or not all(any(parameter in state for parameter in group) for group in groups):
+            return None  # Muon has momenta before
         return {
             key: float(value)
             for state in self._inner.state.values()

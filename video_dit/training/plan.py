@@ -218,7 +218,7 @@ def rank_memory(
         there = bucket + (0 if offloads else shard)
         backward = there + passes(0)
         if num_ranks > 1 or offloads_weights:
-            backward += _gathered(zero, parameters, FP32 if config.training.precision == "fp32" else 2)
+            backward += _gathered(zero, parameters)
         if num_ranks > 1:
             backward += _reduced(zero, parameters)
         reduction, optimizer = there + bucket, there + shard
@@ -245,14 +245,14 @@ def rank_memory(
     return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, checkpoint, host)
 
 
-def _gathered(zero: dict[str, Any], parameters: ParameterCounts, width: int) -> int:
-    """Bytes of the weights that ZeRO 3 holds whole at a time, and of those that it fetches ahead, `width` bytes each.
+def _gathered(zero: dict[str, Any], parameters: ParameterCounts) -> int:
+    """Bytes of the weights that ZeRO 3 holds whole at a time, and of those that it fetches ahead.
 
     Small weights stay whole and are never fetched again.
     """
     live = min(parameters.all, zero["stage3_max_live_parameters"])
     fetched = sum(size for size in parameters.of_weights if size > zero["stage3_param_persistence_threshold"])
-    return int(FP32 * live + width * min(fetched, zero["stage3_prefetch_bucket_size"]))
+    return int(FP32 * (live + min(fetched, zero["stage3_prefetch_bucket_size"])))
 
 
 def _reduced(zero: dict[str, Any], parameters: ParameterCounts) -> int:
