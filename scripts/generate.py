@@ -11,7 +11,7 @@ from command_line import positive_float, positive_int, progress_bar, run_program
 from numpy.typing import NDArray
 
 from data.video import write_mp4
-from video_dit.config import Precision, Solver, load_config
+from video_dit.config import Autocast, Solver, load_config
 from video_dit.errors import UserError
 from video_dit.run_folder import RunFolder, versions
 from video_dit.sampling.contact_sheet import contact_sheet, spread_frames
@@ -115,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size", type=positive_int, default=1,
         help="clips computed together (default 1); more can be faster, and may change a level of a pixel by rounding",
     )  # fmt: skip
-    computing.add_argument("--precision", choices=get_args(Precision), help="as in training if not given")
+    computing.add_argument("--precision", choices=get_args(Autocast), help="as in training if not given")
     computing.add_argument("--compile", action="store_true", help="compile the blocks: slow at first, then faster")
     computing.add_argument("--offload", action="store_true", help="weights wait in CPU memory: less memory, slower")
     computing.add_argument(

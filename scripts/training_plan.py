@@ -103,7 +103,10 @@ def _memory(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan, devices: Devices, fits: bool) -> str:
-    return (
+    told = (
         f"{'fits' if fits else 'DOES NOT FIT'} {devices}: {_amount(plan.memory.total, 'B')} of "
         f"{_amount(devices.usable, 'B')} ({RESERVED:.0%} are left to the driver and to gaps)"
     )
+    if plan.memory.host and devices.host_memory is not None:
+        told += f", and {_amount(plan.memory.host, 'B')} of {_amount(devices.host_memory, 'B')} of the machine's memory"
+    return told

@@ -202,7 +202,7 @@ def test_one_gradient_that_is_not_finite_holds_all_back() -> None:
 def test_a_run_goes_on_that_has_taken_no_step(
     tiny_shards: Path, tmp_path: Path, stages: tuple[int, int], optimizer: str
 ) -> None:
-    """The optimizer has no state then, but where ZeRO 3 makes it at once, and Muon's momenta in a backward pass."""
+    """The optimizer has no state then, but Muon's momenta, which a backward pass makes."""
     keys = (f"training.optimizer={optimizer}", "training.gradient_clipping=0")
     shards = poisoned(tiny_shards, tmp_path / "shards", {sample_at(tiny_shards, 5): math.nan})
     for steps, stage in enumerate(stages, start=1):

@@ -91,16 +91,16 @@ def test_zero_shards_what_it_says() -> None:
 
 
 def test_a_checkpoint_is_there_twice_and_samples_want_a_whole_model() -> None:
-    """By hand: 4 bytes of weights, 8 of moments and 4 for each kind of average, of which the first rank writes all."""
+    """By hand: 4 bytes of weights, 8 of moments and 4 for each kind of average, once for all ranks."""
     alone, four = (planned(count, "training.zero_stage=3", "training.ema_widths=[0.1]").memory for count in (1, 4))
     whole, shard = alone.weights, four.weights
     assert alone.checkpoint == (4 + 8 + 2 * 4) * whole // 4
-    assert four.checkpoint == (4 + 8) * shard // 4 + 2 * whole
+    assert four.checkpoint == (4 + 8) * shard // 4 + whole // 2
     assert four.total == four.of_step + four.checkpoint
     config = load_config(None, (*SIZES, "training.zero_stage=3", "training.sample_every=1"))
     encoded = encoded_shape(config)
     on_gpus = plan_training(config, encoded, [encoded.grid], Devices(4, "X", GIB), 0.4).memory
-    assert (on_gpus.checkpoint, on_gpus.host) == (0, 3 * shard + whole)
+    assert (on_gpus.checkpoint, on_gpus.host) == (0, 3 * shard + whole // 4)
     assert on_gpus.phases["sampling"] == whole
     assert four.phases["sampling"] == 0
 
@@ -153,6 +153,7 @@ def test_devices_by_name() -> None:
     assert Devices(8, "NVIDIA H100 80GB HBM3", GIB).peak_flops("fp32") == 67e12
     assert Devices(1, "NVIDIA L40S", GIB).peak_flops("bf16") == 362e12
     assert Devices.parse("8xMI300-192GB").peak_flops("bf16") is None
+    assert Devices(1, "NVIDIA A100 80GB PCIe", GIB).peak_flops("fp32") == 19.5e12
     for slower in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090 Laptop GPU"):
         assert Devices(1, slower, GIB).peak_flops("bf16") is None
     for wrong in ("H100", "0xH100-80GB", "8xH100", "8xH100-80", "xH100-80GB"):

@@ -14,12 +14,13 @@ from video_dit.config.lora import LoraConfig
 from video_dit.config.model import ModelConfig
 from video_dit.config.preprocessing import BucketsConfig, CaptionerConfig, FiltersConfig, ShotsConfig
 from video_dit.config.schema import Config
-from video_dit.config.table import Precision
+from video_dit.config.table import Autocast, Precision
 from video_dit.config.training import TrainingConfig
 
 __all__ = [
     "AUTOENCODER_STRIDES",
     "WHERE_AND_HOW",
+    "Autocast",
     "AutoencoderConfig",
     "BucketsConfig",
     "CaptionerConfig",

@@ -11,6 +11,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 PatchSize = tuple[Count, Count, Count]
 Precision = Literal["fp32", "bf16"]
+"""Of what is stored."""
+Autocast = Literal["fp32", "bf16", "fp16"]
+"""Of products."""
 
 
 class Table(BaseModel):

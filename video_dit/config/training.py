@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from video_dit.config.table import Count, CountOrZero, Fraction, NotNegative, Positive, Table
+from video_dit.config.table import Autocast, Count, CountOrZero, Fraction, NotNegative, Positive, Table
 
 EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
 
@@ -46,7 +46,7 @@ class TrainingConfig(Table):
     decay_fraction: Fraction = Field(0.3, description="last share of the steps, over which wsd goes to zero")
     warmup_steps: CountOrZero = Field(50, description="linear warm-up")
     gradient_clipping: NotNegative = Field(1.0, description="largest norm of the gradient; 0: none")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
+    precision: Autocast = Field(
         "fp32",
         description="bf16: products in bfloat16 under autocast; weights and optimizer stay in fp32; fp16: in float16, "
         "with a scaled loss; for GPUs without bfloat16",
@@ -70,7 +70,7 @@ class TrainingConfig(Table):
     snapshot_every: Count = Field(
         500, description="steps between snapshots of the ema_widths, which all stay; the last step always has them"
     )
-    log_every: Count = Field(10, description="steps between progress lines")
+    log_every: Count = Field(10, description="steps between progress lines; validation and samples have one before")
     checkpoint_every: Count = Field(500, description="steps between checkpoints; the last step always has one")
     validate_every: Count = Field(500, description="steps between losses on the clips of train.py --validation")
     validation_clips: Count = Field(64, description="at most so many of these clips, the same each time")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from video_dit.config import Config, Precision, with_changes
+from video_dit.config import Autocast, Config, with_changes
 from video_dit.contracts import ClipInfo, EncodedShape, TextCondition
 from video_dit.diffusion import Denoiser
 from video_dit.diffusion.guidance import Guidance, guided_velocity
@@ -85,7 +85,7 @@ class VideoPipeline:
         trained_grid: Grid,
         device: torch.device,
         *,
-        precision: Precision | None = None,
+        precision: Autocast | None = None,
         compile: bool = False,
         offload: bool = False,
         tile_size: tuple[int, int, int] | None = None,

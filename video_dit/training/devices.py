@@ -25,7 +25,7 @@ PEAKS = {
 L40S, and the white paper of the Ada architecture (RTX 4090, sums in fp32)."""
 
 SLOWER = {"PCIE", "NVL", "LAPTOP"}
-"""Words in the names of cards that do less than those of the table."""
+"""Words in the names of cards that do less than those of the table; not of the A100, whose data sheet has one peak."""
 
 RESERVED = 0.08
 """Share of a GPU's memory that is left to the CUDA context, to NCCL and to gaps between tensors."""
@@ -82,10 +82,10 @@ class Devices(NamedTuple):
     def peak_flops(self, precision: str) -> float | None:
         """FLOP/s of one, or None where the table has no such device."""
         words = re.sub(r"[^A-Z0-9]+", " ", self.name.upper().replace("RTX ", "RTX")).split()
-        if SLOWER.intersection(words):
+        name = next((word for word in words if word in PEAKS), None)
+        if name is None or (name != "A100" and SLOWER.intersection(words)):
             return None
-        found = next((PEAKS[word] for word in words if word in PEAKS), None)
-        return None if found is None else found[1 if precision == "fp32" else 0]
+        return PEAKS[name][1 if precision == "fp32" else 0]
 
     def __str__(self) -> str:
         return f"{self.count} x {self.name} of {self.memory / GIB:.3g} GiB"

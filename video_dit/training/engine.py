@@ -143,6 +143,7 @@ class Engine:
         step_taken: whether the last step changed the weights: not where its gradient was not finite on any rank.
         gradient_norm: [], of the last step, over all ranks and before clipping, infinite or NaN where the step was not
             taken; None where DeepSpeed has not come to take it.
+        scales_loss: whether the last step's gradient may be infinite as its loss was scaled: so fp16 finds a scale.
     """
 
     def __init__(self, model: VideoDiT, config: Config) -> None:
@@ -169,6 +170,7 @@ class Engine:
         self.micro_batches_per_step = int(self._engine.gradient_accumulation_steps())
         self.gradient_norm: Tensor | None = None
         self.step_taken = True  # as loading lets the optimizer make its state with a step
+        self.scales_loss = False
         self._loss_scale = LossScale() if config.training.precision == "fp16" else None
         # PyTorch's, which under ZeRO never falls, and scales what is clipped (DeepSpeed 0.19.8).
         self._engine.torch_autocast_z0_gradscaler = self._optimizer.torch_autocast_gradscaler = None
@@ -211,6 +213,7 @@ class Engine:
         else:
             self._step_without_zero(loss, is_last)
         if is_last and self._loss_scale is not None and not withhold:
+            self.scales_loss = self._loss_scale.value > 1
             self._loss_scale.update(self.step_taken)
 
     def _step_with_zero(self, loss: Tensor, is_last: bool) -> None:
@@ -235,14 +238,9 @@ class Engine:
         self._engine.step()
 
     def _withhold_steps(self) -> None:
-        """Keeps the optimizer from those that are not taken: without gradients, Muon and AdamW would step on zeros."""
+        """Keeps the optimizer from those that are not taken: without gradients, Muon and its AdamW step on zeros."""
         step = self._optimizer.step
         self._optimizer.step = lambda *args, **kwargs: step(*args, **kwargs) if self.step_taken else None
-
-    @property
-    def scales_loss(self) -> bool:
-        """Whether a gradient that is not finite now and then is as it should be: so a scale is found under fp16."""
-        return self._loss_scale is not None and self._loss_scale.value > 1
 
     @property
     def is_first_of_clips(self) -> bool:

@@ -70,6 +70,7 @@ def train(
     stop = StopRequest()
     sizes = parameter_counts(model)  # ZeRO-3 leaves none to count
     engine = Engine(model, config)
+    watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     averages = AveragedWeights(engine.shards(), training)
     checkpoints = Checkpoints(run, engine, averages, training.keep_checkpoints)
     first_step = checkpoints.resume()
@@ -82,7 +83,6 @@ def train(
     progress = _open_progress(run, config, engine, sizes, first_step) if engine.rank == 0 else None
     duties = [*_duties(config, engine, averages, loss_function, run, progress, load_validation, make_samples)]
 
-    watchdog = Watchdog(engine.rank, engine.num_ranks, shared_store(), training.step_time_limit)
     rows: list[StepRow] = []
     by_bin = torch.zeros(2, NUM_BINS, device=engine.device)
     stopping = False

@@ -37,7 +37,7 @@ class MuonGradients:
         return self._norm(squares)
 
     def _norm(self, squares: list[Tensor]) -> Tensor:
-        total = torch.stack(squares).sum().to(self._optimizer.bit16_groups_flat[0].device)
+        total = torch.stack(squares).sum()
         dist.all_reduce(total)
         return total.sqrt()
 
@@ -58,10 +58,10 @@ class MuonGradients:
             room = optimizer.partition_size[group] - optimizer.grad_partition_insertion_offset[group][rank][key]
             slices.append(gradient.reshape(-1)[begin : begin + room])  # what is left of it is another rank's
         self._keep(slices)
-        if optimizer._is_muon_group(parameters) and optimizer.loss_scale != 1:  # momenta are of no scale
+        if optimizer.loss_scale != 1 and parameters and optimizer._is_muon_group(parameters):  # momenta are of no scale
             torch._foreach_div_(optimizer.all_grad_tensors[group], float(optimizer.loss_scale))
         return self._replace(parameters, *args, param_group_idx=param_group_idx, **rest)
 
     def _keep(self, gradients: list[Tensor]) -> None:
         norm = torch.nn.utils.get_total_norm(gradients) / float(self._optimizer.loss_scale)
-        self._squares.append(norm.square())
+        self._squares.append(norm.square().to(self._optimizer.bit16_groups_flat[0].device))

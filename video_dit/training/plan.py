@@ -51,7 +51,7 @@ class Memory(NamedTuple):
 
     weights, master_weights, moments, averages: there all the time.
     phases: beyond these, what each phase of a step needs at its peak: activations, gradients and buffers.
-    checkpoint: the copy that one is written from while training goes on; of a GPU's rank it is in `host`.
+    checkpoint: a rank's share of the copy that one is written from while training goes on; of a GPU's it is in `host`.
     host: bytes of a GPU's rank in the machine's memory, and on CPUs what is offloaded.
     """
 
@@ -227,7 +227,9 @@ def rank_memory(
     if config.training.optimizer == "adamw_8bit":
         optimizer += CHUNK_BYTES_PER_VALUE * min(CHUNK, max(parameters.of_trained) if stage == 0 else shard // FP32)
         moments = int(moments * BYTES_PER_VALUE / FP32)
-    sampling = FP32 * parameters.all if config.training.sample_every else 0
+    # The first rank alone samples, and writes the averages; on CPUs the ranks share the machine's memory.
+    sharers = 1 if devices.is_gpu else num_ranks
+    sampling = ceil(FP32 * parameters.all / sharers) if config.training.sample_every else 0
     phases = {
         "forward and backward": backward, "reduction": reduction, "optimizer": 0 if offloads else optimizer,
         "sampling": sampling,
@@ -235,9 +237,7 @@ def rank_memory(
     num_averages = 1 + len(config.training.ema_widths)
     averages = num_averages * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
-    checkpoint = (
-        3 * shard + num_averages * whole
-    )  # of the first rank: its part of the weights and moments, and averages
+    checkpoint = 3 * shard + ceil(num_averages * whole / num_ranks)
     if devices.is_gpu:
         host, checkpoint = host + checkpoint, 0
     if offloads_weights:

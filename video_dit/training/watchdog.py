@@ -60,8 +60,7 @@ class Watchdog:
         )
         self._store.set(f"waiting/{self._rank}", self._place)
         time.sleep(ANSWERS)
-        for rank in range(self._num_ranks):
+        for rank in (*range(self._rank), *range(self._rank + 1, self._num_ranks)):
             key = f"waiting/{rank}"
             told = f"waits too: {self._store.get(key).decode()}" if self._store.check([key]) else "does not answer"
-            if rank != self._rank:
-                print(f"rank {rank} {told}", file=sys.stderr, flush=True)
+            print(f"rank {rank} {told}", file=sys.stderr, flush=True)
