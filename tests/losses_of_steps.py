@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,19 +27,35 @@ NUM_STEPS = 3
 """Before the run is resumed, and after."""
 
 
-def losses_of_run(config: Config, folder: Path) -> list[float]:
+class Run(NamedTuple):
+    """All that `steps` takes."""
+
+    engine: Engine
+    config: Config
+    encoded: EncodedShape
+    batch: Batch
+
+    @classmethod
+    def of(cls, overrides: str) -> "Run":
+        """Of overrides, as JSON."""
+        config = load_config(None, json.loads(overrides))
+        encoded = encoded_shape(config)
+        torch.manual_seed(0)
+        batch = random_batch(config.training.batch_size, encoded)
+        return cls(fresh_engine(config, encoded), config, encoded, batch)
+
+
+def losses_of_run(overrides: str, folder: Path) -> list[float]:
     """The loss of each step; after the first half the state goes through a checkpoint's files to a fresh engine."""
-    encoded = encoded_shape(config)
-    torch.manual_seed(0)
-    batch = random_batch(config.training.batch_size, encoded)
-    engine = fresh_engine(config, encoded)
-    losses = list(steps(engine, config, encoded, batch))
+    run = Run.of(overrides)
+    losses = list(steps(*run))
+    engine = run.engine
     write_pieces(folder, engine.rank, engine.copy_of_pieces())
     counters = engine.counters()
     dist.barrier()
-    engine = fresh_engine(config, encoded)
+    engine = fresh_engine(run.config, run.encoded)
     engine.load(PieceReader(folder).read, counters)
-    return losses + list(steps(engine, config, encoded, batch))
+    return losses + list(steps(*run._replace(engine=engine)))
 
 
 def fresh_engine(config: Config, encoded: EncodedShape) -> Engine:
@@ -78,6 +95,6 @@ if __name__ == "__main__":
         for number, overrides in enumerate(sys.argv[2:]):
             folder = Path(sys.argv[1]) / str(number)
             folder.mkdir(exist_ok=True)
-            losses = losses_of_run(load_config(None, json.loads(overrides)), folder)
+            losses = losses_of_run(overrides, folder)
             if rank == 0:
                 print(json.dumps(losses), flush=True)

@@ -9,11 +9,8 @@ import math
 import sys
 
 import torch
-from losses_of_steps import fresh_engine, steps
-from memory_of_steps import encoded_shape
-from random_inputs import random_batch
+from losses_of_steps import Run, steps
 
-from video_dit.config import load_config
 from video_dit.models.trained import named_weights
 from video_dit.training.engine import ranks
 
@@ -22,16 +19,13 @@ BAD = "backbone.blocks.0.video.feed_forward.linear_in.weight"
 if __name__ == "__main__":
     with ranks() as rank:
         for overrides in sys.argv[1:]:
-            config = load_config(None, json.loads(overrides))
-            encoded = encoded_shape(config)
-            torch.manual_seed(0)
-            batch = random_batch(config.training.batch_size, encoded)
-            engine = fresh_engine(config, encoded)
+            run = Run.of(overrides)
+            engine = run.engine
             weight = dict(named_weights(engine.model.module))[BAD]
-            list(steps(engine, config, encoded, batch, num_steps=2))
+            list(steps(*run, num_steps=2))
             before = engine.copy_of_pieces()
             weight.register_hook(lambda gradient: gradient * math.nan)
-            list(steps(engine, config, encoded, batch, num_steps=1))
+            list(steps(*run, num_steps=1))
             after = engine.copy_of_pieces()
             changed = [str(name) for name, values in before.items() if not torch.equal(values, after[name])]
             of_ranks = engine.of_all_ranks(changed)

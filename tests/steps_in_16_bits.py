@@ -10,12 +10,8 @@ import math
 import sys
 from collections import ChainMap, defaultdict
 
-import torch
-from losses_of_steps import fresh_engine, steps
-from memory_of_steps import encoded_shape
-from random_inputs import random_batch
+from losses_of_steps import Run, steps
 
-from video_dit.config import load_config
 from video_dit.training import loss_scale
 from video_dit.training.engine import Engine, ranks
 
@@ -35,19 +31,16 @@ if __name__ == "__main__":
     loss_scale.INITIAL = 2.0**24
     with ranks() as rank:
         for overrides in sys.argv[1:]:
-            config = load_config(None, json.loads(overrides))
-            encoded = encoded_shape(config)
-            torch.manual_seed(0)
-            batch = random_batch(config.training.batch_size, encoded)
-            engine = fresh_engine(config, encoded)
+            run = Run.of(overrides)
+            engine = run.engine
             taken, left_out = [], 0
             while len(taken) < NUM_TAKEN:
-                (loss,) = steps(engine, config, encoded, batch, num_steps=1)
+                (loss,) = steps(*run, num_steps=1)
                 if engine.step_taken:
                     taken.append([loss, float(engine.gradient_norm)])
                 else:
                     left_out += 1
-            list(steps(engine, config, encoded, batch, num_steps=1, withhold=True))  # which is no matter of the scale
+            list(steps(*run, num_steps=1, withhold=True))  # which is no matter of the scale
             kept = norms_of_state(engine)
             if rank == 0:
                 print(json.dumps([taken, left_out, engine.counters()["loss_scale"], kept]), flush=True)
