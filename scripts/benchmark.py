@@ -3,6 +3,8 @@
 import argparse
 import json
 import platform
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +53,7 @@ SIZES = {
 def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args = arguments(SIZES[device.type])
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what it has started ends with it
     args.benchmark(args, device)
 
 
