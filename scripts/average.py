@@ -33,9 +33,7 @@ def main() -> None:
     weights = combine(snapshots, found.factors)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kind = f"average of width {args.width:g}, from {len(snapshots)} snapshots"
-    unfinished = args.out.with_name(args.out.name + ".unfinished")
-    write_weights(weights, unfinished, {"step": str(step), "weights": kind})
-    unfinished.rename(args.out)
+    write_weights(weights, args.out, {"step": str(step), "weights": kind})
     print(
         f"after step {step}, from {len(snapshots)} snapshots; their profile misses {found.error:.2%} of the wanted one"
     )

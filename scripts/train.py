@@ -158,7 +158,7 @@ def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
     if held_out is not None:
         held_out.info.check_goes_with(info, args.validation, shards)
     data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
-    RunFolder(args.run).changes(config, data)
+    RunFolder(args.run).changes(config, data)  # what must stay is told before anything is made of the rest
     facts = {**config_facts(config), **code_facts(CODE)}
     for name, clips in {"--data": dataset, "--validation": held_out}.items():
         facts[f"shapes of clips in {name}"] = clips and {bucket.name: bucket.latents for bucket in clips.buckets}

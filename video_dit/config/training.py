@@ -110,6 +110,7 @@ class TrainingConfig(Table):
     )
     keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay")
     step_time_limit: NotNegative = Field(
-        1800.0, description="seconds after which a step that does not end ends the run and says who waits; 0: none"
+        1800.0,
+        description="seconds after which a step or a start that does not end ends the run and says who waits; 0: none",
     )
     num_workers: CountOrZero = Field(0, description="processes that load data, per rank; 0: none")

@@ -49,19 +49,21 @@ def os_errors(file: Path) -> Iterator[None]:
 
 
 def write_weights(weights: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, which is on the disk afterwards.
+    """Writes a safetensors file, which is whole and on the disk before it has its name.
 
     Others may read it as they may the files beside it; safetensors makes it private.
 
     Raises:
         OSError: it cannot be written.
     """
-    file.touch()
-    mode = file.stat().st_mode
+    unfinished = file.with_name(file.name + ".unfinished")
+    unfinished.touch()
+    mode = unfinished.stat().st_mode
     with os_errors(file):
-        save_file(weights, file, metadata=metadata)
-    file.chmod(mode)
-    sync(file)
+        save_file(weights, unfinished, metadata=metadata)
+    unfinished.chmod(mode)
+    sync(unfinished)
+    unfinished.rename(file)
 
 
 def read_parts(file: Path, frozen: Path, named_by: str) -> dict[str, Tensor]:

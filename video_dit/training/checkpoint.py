@@ -246,6 +246,4 @@ def save_frozen_weights(model: nn.Module, run: RunFolder) -> None:
     """Writes the weights that are not trained, once for the whole run; nothing is written before it."""
     run.frozen_weights.unlink(missing_ok=True)  # of a run that was begun and saved nothing
     if frozen := frozen_weights(model):
-        unfinished = _unfinished(run.frozen_weights)
-        write_weights(frozen, unfinished)
-        unfinished.rename(run.frozen_weights)
+        write_weights(frozen, run.frozen_weights)

@@ -90,14 +90,14 @@ def train(
     def duties_after(done: int) -> list[_Duty]:
         return [duty for duty in duties if done % duty.every == 0 or done == training.steps]
 
-    def do_duties(done: int) -> None:
-        for duty in duties_after(done):
+    def fulfil(due: list[_Duty], done: int) -> None:
+        for duty in due:
             watchdog.enter(done, duty.doing)
             with meter.paused():
                 duty.do(done)
 
     if checkpoints.has_duties:
-        do_duties(first_step)
+        fulfil(duties_after(first_step), first_step)
     meter.lap()
     for step in range(first_step, training.steps):
         watchdog.enter(step + 1, "training")
@@ -114,9 +114,10 @@ def train(
         asked, writing, failed = engine.any_rank(stop.asked, checkpoints.writing, checkpoints.failed)
         checkpoints.attend(writing, failed)
         stopping = asked and not is_last
+        due = duties_after(done)
         checkpoint_due = done % training.checkpoint_every == 0 or is_last or stopping
         # Before what is logged after them: some trackers drop what is of an earlier step than the last.
-        if done % training.log_every == 0 or checkpoint_due or alarms.alarmed or duties_after(done):
+        if done % training.log_every == 0 or checkpoint_due or alarms.alarmed or due:
             by_t = means(engine.sum_over_ranks(by_bin))
             if progress is not None:
                 progress.log(done, rows, by_t, engine.learning_rate, meter.lap(), peak_memory(engine.device))
@@ -124,7 +125,7 @@ def train(
             by_bin.zero_()
         alarms.end_if_asked()
         if not stopping:
-            do_duties(done)
+            fulfil(due, done)
         if checkpoint_due:
             watchdog.enter(done, "saving")
             with meter.paused():

@@ -65,13 +65,13 @@ class OptimizerState(ABC):
 
     def counters(self) -> dict[str, float] | None:
         """What the optimizer counts, the same for all parameters: AdamW's steps. None: it has not taken any."""
-        state = self._inner.state
+        kept = self._inner.state
         groups = [group["params"] for group in self._inner.param_groups if group["params"]]
-        if not state or not all(any(parameter in state for parameter in group) for group in groups):
+        if not kept or not all(any(parameter in kept for parameter in group) for group in groups):
             return None  # Muon has momenta before
         return {
             key: float(value)
-            for state in self._inner.state.values()
+            for state in kept.values()
             for key, value in state.items()
             if not _is_tensor_of_elements(value)
         }

@@ -65,7 +65,7 @@ class Memory(NamedTuple):
 
     @property
     def of_step(self) -> int:
-        """At the step's peak."""
+        """At the peak of a step, or of sampling."""
         return self.weights + self.master_weights + self.moments + self.averages + max(self.phases.values())
 
     @property
