@@ -9,6 +9,11 @@ State = tuple[Tensor, ...]
 """What goes from block to block: video [B, V, D], text [B, L, D], and whatever else a backbone hands on, [B, ...]."""
 
 
+MAX_COMPILED = 128
+"""Of blocks' forward passes: each kind of block, with and without a mask or gradients, until no size is fixed any more.
+PyTorch's own limit of 8 is reached by the second shape of clips; what comes after would not be compiled."""
+
+
 class Backbone(nn.Module):
     """Runs its `blocks` one after another. A subclass makes them and says in `run_block` what one does.
 
@@ -34,7 +39,9 @@ class Backbone(nn.Module):
         however small it is, which is of no account where GELU adds 1 to it.
         """
         for block in self.all_blocks:
-            block.forward = torch.compile(block.forward, options={"cpp.use_decompose_tanh": True})
+            block.forward = torch.compile(
+                block.forward, options={"cpp.use_decompose_tanh": True}, recompile_limit=MAX_COMPILED
+            )
 
     def forward(self, video: Tensor, text: Tensor, context: Context) -> Tensor:
         """
