@@ -5,6 +5,7 @@ from video_dit.ops.normalization import (
     AdaLayerNorm,
     AdaLayerNormContinuous,
     AdaLayerNormZero,
+    Branch,
     Conditioning,
     LayerNorms,
 )
@@ -45,6 +46,16 @@ def test_parts_are_read_in_order() -> None:
     torch.testing.assert_close(second.norm(x), plain_norm(x) * (1 + pair(6)) + pair(4))
     (only,) = with_counted_bias(AdaLayerNormContinuous(2))(conditioning)
     torch.testing.assert_close(only.norm(x), plain_norm(x) * (1 + pair(0)) + pair(2))
+
+
+def test_a_residual_stream_in_fp16_stays_finite() -> None:
+    """Only infinity is kept away: what is not a number stays so, and with it the step is left out."""
+    x, y = torch.tensor([6e4, -6e4, torch.nan, 1.0]).half(), torch.tensor([6e4, -6e4, 1.0, 1.0]).half()
+    largest = torch.finfo(torch.float16).max
+    for gate in (None, torch.ones(()).half()):
+        added = Branch(torch.zeros(()), torch.zeros(()), gate).add(x, y)
+        torch.testing.assert_close(added, torch.tensor([largest, -largest, torch.nan, 2.0]).half(), equal_nan=True)
+    assert Branch(torch.zeros(()), torch.zeros(()), None).add(x.bfloat16(), y.bfloat16())[0] > largest
 
 
 def test_each_token_obeys_its_own_vector() -> None:

@@ -1,9 +1,11 @@
 """How a rank is set up."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY, TINY
 from launch import cpu_environment
 
 SAYS_THREADS = """
@@ -21,3 +23,33 @@ def test_a_rank_computes_with_no_more_threads_than_it_is_asked_to(asked: str) ->
     environment = cpu_environment({"OMP_NUM_THREADS": asked})
     said = subprocess.run([sys.executable, "-c", SAYS_THREADS], env=environment, capture_output=True, text=True)
     assert int(said.stdout) <= int(asked), said.stderr
+
+
+STARTS = """
+import sys
+from losses_of_steps import Run
+from torch import nn
+from video_dit.training.engine import ranks
+
+
+def refuse(*_: object) -> None:
+    raise InterruptedError
+
+
+with ranks():
+    nn.Module.to = refuse
+    for overrides in sys.argv[1:]:
+        try:
+            Run.of(overrides)
+            print("in parts")
+        except InterruptedError:
+            print("as a whole")
+"""
+
+
+@pytest.mark.slow
+def test_under_zero_3_no_device_ever_has_the_whole_model() -> None:
+    overrides = [json.dumps([*TINY, f"training.zero_stage={stage}"]) for stage in (2, 3)]
+    program = [sys.executable, "-c", STARTS, *overrides]
+    ended = subprocess.run(program, env=cpu_environment({}), cwd=REPOSITORY / "tests", capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["as a whole", "in parts"], ended.stderr

@@ -7,7 +7,8 @@ from conftest import REPOSITORY, TINY
 from launch import run_ranks
 from memory_of_steps import encoded_shape
 
-from video_dit.config import load_config
+from video_dit.config import load_config, with_changes
+from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.shapes import Grid
@@ -42,7 +43,7 @@ TOGETHER = {
     "ZeRO 1, bf16": ("training.zero_stage=1", "training.precision=bf16"),
     "ZeRO 2": ("training.zero_stage=2",),
     "ZeRO 3, wide": ("training.zero_stage=3", "model.hidden_size=192"),
-    "ZeRO 3, bf16": ("training.zero_stage=3", "training.precision=bf16"),
+    "ZeRO 3, bf16, recomputed": ("training.zero_stage=3", "training.precision=bf16", "model.recompute_blocks=2"),
     "ZeRO 2, a clip shared": ("training.zero_stage=2", "training.sequence_parallel=2"),
     "ZeRO 1, adapters": (*LORA, "training.zero_stage=1"),
     "ZeRO 3, frozen": ("training.zero_stage=3", "training.freeze=['backbone.blocks.0.*', 'text_embedder.*']"),
@@ -102,6 +103,10 @@ def test_a_checkpoint_is_there_twice_and_samples_want_a_whole_model() -> None:
     on_gpus = plan_training(config, encoded, [encoded.grid], Devices(4, "X", GIB), 0.4).memory
     assert (on_gpus.checkpoint, on_gpus.host) == (0, 3 * shard + whole // 4)
     assert on_gpus.phases["sampling"] == whole
+    sixteen = plan_training(
+        with_changes(config, "training", {"batch_size": 16}), encoded, [encoded.grid], Devices(16, "X", GIB), 0.4
+    )
+    assert sixteen.memory.host == whole  # which each rank has before it is spread
     assert four.phases["sampling"] == 0
 
 
@@ -127,6 +132,14 @@ def test_parameters_are_those_of_the_model() -> None:
     config = load_config(None, SIZES)
     model = build_model(config, encoded_shape(config))
     assert planned(1).num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_config_for_one_gpu_fits_one() -> None:
+    """With the shapes of what it names: Wan's latents, and the text of SD3's CLIPs (77 tokens) and T5 (256)."""
+    config = load_config(REPOSITORY / "configs/pretrained.toml", ())
+    encoded = EncodedShape(16, Grid(13, 32, 56), 77 + 256, 4096, 768 + 1280, ())
+    devices = Devices.parse("1xA100-40GB")
+    assert devices.fits(plan_training(config, encoded, [encoded.grid], devices, 0.4).memory.total)
 
 
 def test_the_worst_of_the_buckets_is_planned_for() -> None:

@@ -11,13 +11,15 @@ from video_dit.ops.linear import Linear
 from video_dit.ops.normalization import EPSILON
 from video_dit.ops.position import Rotary, apply_rotary
 from video_dit.parallel import Shard
+from video_dit.precision import no_autocast
 
 
 class _RMSNorm(nn.RMSNorm):
     """With the weight in the input's type: under autocast they differ, and PyTorch leaves its fused kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        with no_autocast(x):
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def _head_norm(kind: str, head_size: int) -> nn.Module:

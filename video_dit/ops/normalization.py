@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from video_dit.precision import no_autocast
+
 EPSILON = 1e-6
+FP16_MAX = torch.finfo(torch.float16).max
 
 
 class Conditioning(NamedTuple):
@@ -39,11 +42,14 @@ class Branch(NamedTuple):
 
     def norm(self, x: Tensor) -> Tensor:
         """LayerNorm(x) (1 + scale) + shift, of [B, S, D]."""
-        return torch.addcmul(self.shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + self.scale)
+        with no_autocast(x):
+            normed = F.layer_norm(x, x.shape[-1:], eps=EPSILON)
+        return torch.addcmul(self.shift, normed, 1 + self.scale)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + gate y: the residual connection."""
-        return x + y if self.gate is None else torch.addcmul(x, self.gate, y)
+        """x + gate y: the residual connection. In fp16 it stays finite, as no scale of the loss would mend infinity."""
+        added = x + y if self.gate is None else torch.addcmul(x, self.gate, y)
+        return added.clamp(-FP16_MAX, FP16_MAX) if added.dtype == torch.float16 else added
 
 
 class _AdaLayerNorm(nn.Module):

@@ -27,7 +27,14 @@ from video_dit.precision import autocast
 from video_dit.shapes import Grid
 
 
-def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch: int, gradient_share: float) -> int:
+def trace_step(
+    config: Config,
+    encoded: EncodedShape,
+    latents: Grid,
+    micro_batch: int,
+    gradient_share: float,
+    keep_weights: bool = True,
+) -> int:
     """Bytes at the peak of a micro-batch's forward and backward pass, beyond weights that were there before.
 
     Args:
@@ -37,12 +44,13 @@ def trace_step(config: Config, encoded: EncodedShape, latents: Grid, micro_batch
         micro_batch: B.
         gradient_share: of each gradient, how much stays once it is complete: 1 for all of it, 0 where it goes to a
             place that is there already.
+        keep_weights: see `autocast`.
     """
     tables = {"data", "autoencoder", "model", "diffusion", "lora"}  # the first two as patches must divide clips
     values = config.model_dump(include=tables, exclude_unset=True)
     of_training = {"precision", "sequence_parallel", "initial_weights", "train_only", "freeze"}
     kept = {**values, "training": config.training.model_dump(include=of_training)}
-    return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share)
+    return _trace(_Frozen(Config.model_validate(kept)), encoded, latents, micro_batch, gradient_share, keep_weights)
 
 
 def meta_model(config: Config, encoded: EncodedShape) -> VideoDiT:
@@ -85,7 +93,14 @@ class _Frozen:
 
 
 @lru_cache(maxsize=64)
-def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: int, gradient_share: float) -> int:
+def _trace(
+    frozen: _Frozen,
+    encoded: EncodedShape,
+    latents: Grid,
+    micro_batch: int,
+    gradient_share: float,
+    keep_weights: bool,
+) -> int:
     config = frozen.config
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = shapes_of_model(config, encoded)
@@ -106,7 +121,7 @@ def _trace(frozen: _Frozen, encoded: EncodedShape, latents: Grid, micro_batch: i
             t_of_frames = torch.empty(micro_batch, latents.frames)
             process = build_process(config.diffusion)
             noised = process.add_noise(clean, noise, t_of_frames)
-            with autocast(torch.device("cpu"), config.training.precision):
+            with autocast(torch.device("cpu"), config.training.precision, keep_weights):
                 output = model(noised, t, text, clip, given)
             loss = diffusion_loss(process, output, clean, noise, t_of_frames, config.diffusion).mean()
             loss.backward()

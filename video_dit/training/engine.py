@@ -158,6 +158,9 @@ class Engine:
             compile_blocks(model, settings["zero_optimization"]["stage"])
         optimizer = None if "optimizer" in settings else build_optimizer(model, config.training)
         with _refusals_told(config.deepspeed):
+            if settings["zero_optimization"]["stage"] == 3:
+                deepspeed.zero.Init(module=model, config_dict_or_path=settings)  # else the device once holds all of it
+                torch.set_autocast_cache_enabled(False)  # which would hold a copy of all weights that are gathered
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model,
                 model_parameters=trained_of(model),

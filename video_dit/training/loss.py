@@ -87,9 +87,9 @@ class LossFunction:
         counted = ~given
         of_samples = (losses * counted).sum(1) / counted.sum(1)
         by_bin = torch.zeros(2, NUM_BINS, device=self.device)
-        bins = bin_of(t_of_frames)[counted]
-        by_bin[0].index_add_(0, bins, losses.detach()[counted])
-        by_bin[1].index_add_(0, bins, torch.ones_like(bins, dtype=by_bin.dtype))
+        bins = bin_of(t_of_frames).flatten()
+        by_bin[0].index_add_(0, bins, (losses.detach() * counted).flatten())
+        by_bin[1].index_add_(0, bins, counted.to(by_bin.dtype).flatten())
         return BatchLoss(of_samples.mean(), of_samples.detach(), by_bin)
 
     def _timesteps(self, t: Tensor, given: Tensor) -> Tensor:

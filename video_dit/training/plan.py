@@ -202,7 +202,7 @@ def rank_memory(
     accumulates = micro_batches > 1
 
     def passes(share: float) -> int:
-        return trace_step(_for_device(config, devices), encoded, latents, micro_batch, share)
+        return trace_step(_for_device(config, devices), encoded, latents, micro_batch, share, stage < 3)
 
     if stage == 0:
         backward = whole + passes(0) if accumulates else passes(1)
@@ -238,8 +238,8 @@ def rank_memory(
     averages = num_averages * (shard if stage == 3 else whole)
     host = (sharded + moments + shard if offloads else 0) + (weights + averages if offloads_weights else 0)
     checkpoint = 3 * shard + ceil(num_averages * whole / num_ranks)
-    if devices.is_gpu:
-        host, checkpoint = host + checkpoint, 0
+    if devices.is_gpu:  # every rank makes the model in the machine's memory before it is moved, or spread
+        host, checkpoint = max(host + checkpoint, FP32 * parameters.all), 0
     if offloads_weights:
         weights = averages = 0
     return Memory(weights, 0 if offloads else sharded, 0 if offloads else moments, averages, phases, checkpoint, host)
