@@ -1,9 +1,10 @@
-"""Generates a clip for each prompt with a trained run: MP4 files, and a contact sheet that shows them all."""
+"""Generates a clip for each prompt with a trained run: MP4 files, and a contact sheet of the first 64."""
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from clip_jobs import Job, batches_of, plan_jobs, run_jobs
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data.video import write_mp4
 from video_dit.config import Autocast, Solver, load_config
+from video_dit.encoders import truncation_warning
 from video_dit.errors import UserError
 from video_dit.run_folder import RunFolder, versions
 from video_dit.sampling.contact_sheet import contact_sheet, spread_frames
@@ -22,6 +24,9 @@ from video_dit.sampling.requests import PATHS, REQUEST_KEYS, ClipRequest, parse_
 
 EMOJI = Path(__file__).resolve().parents[1] / "pretrained" / "emoji"
 """The model that comes with the project."""
+MOST_SHOWN = 64
+"""Clips on a contact sheet, whose frames are held until all are made."""
+
 EPILOG = f"""files of prompts:
   A .txt file has a prompt per line. A .jsonl file has an object per line with "prompt" and any of
   {", ".join(key for key in REQUEST_KEYS if key != "prompt")},
@@ -31,6 +36,13 @@ EPILOG = f"""files of prompts:
 several GPUs:
   Under a launcher, such as torchrun --nproc-per-node 8 -- scripts/generate.py ..., they share the clips.
 """
+
+
+class Made(NamedTuple):
+    """A clip's files, and some of its frames [F, H, W, 3] where the contact sheet shows them."""
+
+    files: ClipFiles
+    frames: NDArray[np.uint8] | None
 
 
 def main() -> None:
@@ -56,12 +68,13 @@ def main() -> None:
             earlier.check(RunFolder(pipeline.run).made_of(pipeline.weights_file))
         jobs = plan_jobs(pipeline, requests)
         files = ranks.from_first(name_clips(args.out, requests, args.overwrite))
-        rows = generate(pipeline, jobs, files, args, ranks)
+        made = generate(pipeline, jobs, files, args, ranks)
         if ranks.rank == 0:
             sheet = args.out / "contact-sheet.png"
             sheet = sheet if args.overwrite else unused_path(sheet)
-            contact_sheet([rows[i] for i in range(len(jobs))], [job.request.prompt for job in jobs]).save(sheet)
-            print(*(clip.mp4 for clip in files), sheet, sep="\n")
+            shown = [(made[index].frames, job.request.prompt) for index, job in enumerate(jobs[:MOST_SHOWN])]
+            contact_sheet(*zip(*shown, strict=True)).save(sheet)
+            print(*(made[index].files.mp4 for index in range(len(jobs))), sheet, sep="\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -172,27 +185,35 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 
 def generate(
     pipeline: VideoPipeline, jobs: Sequence[Job], files: Sequence[ClipFiles], args: argparse.Namespace, ranks: Ranks
-) -> dict[int, NDArray[np.uint8]]:
-    """Makes and writes this rank's clips. Returns, on rank 0, some frames of each clip of all ranks."""
+) -> dict[int, Made]:
+    """Makes and writes this rank's clips. Returns, on rank 0, those of all ranks."""
     batches = ranks.share(batches_of(jobs, args.batch_size))
     own = [jobs[index] for batch in batches for index in batch]
-    pipeline.encode_prompts([text for job in own for text in (job.request.prompt, job.request.negative_prompt)])
+    pipeline.encode_prompts(own_prompts := prompts_of(own))
+    if ranks.rank == 0:  # which alone shows warnings
+        for prompt in sorted({*prompts_of(jobs)} - {*own_prompts}):
+            if told := truncation_warning(pipeline.text_encoder, prompt):
+                warnings.warn(told, SamplingWarning, stacklevel=1)
     hashes = {what: sha256(file) for what, file in RunFolder(pipeline.run).made_of(pipeline.weights_file).items()}
     label = "generating" if ranks.num_ranks == 1 else f"generating on rank 0 of {ranks.num_ranks}"
-    rows = {}
+    made = {}
     with progress_bar(total=sum(job.num_steps for job in own), unit="step", label=label, shown=ranks.rank == 0) as bar:
         for batch in batches:
             clips = run_jobs(pipeline, [jobs[index] for index in batch], on_step=bar.update)
             for index, clip in zip(batch, clips, strict=True):
-                write(files[index], clip, jobs[index].request, args)
-                record(pipeline, jobs[index].request, hashes, args).write(files[index].record)
-                rows[index] = spread_frames(clip)
-    all_rows = {index: row for part in ranks.gather(rows) for index, row in part.items()}
+                own_files = record(pipeline, jobs[index].request, hashes, args).write(files[index], args.overwrite)
+                write(own_files, clip, jobs[index].request, args)
+                made[index] = Made(own_files, spread_frames(clip) if index < MOST_SHOWN else None)
+    of_all = {index: clip for of_rank in ranks.gather(made) for index, clip in of_rank.items()}
     counts = ranks.gather((pipeline.step_cache.num_skipped, pipeline.step_cache.num_seen))
     if num_seen := sum(seen for _, seen in counts):
         share = sum(skipped for skipped, _ in counts) / num_seen
         print(f"step cache: in {share:.0%} of the steps the first block stood for all")
-    return all_rows
+    return of_all
+
+
+def prompts_of(jobs: Sequence[Job]) -> list[str]:
+    return [text for job in jobs for text in (job.request.prompt, job.request.negative_prompt)]
 
 
 def write(files: ClipFiles, clip: NDArray[np.uint8], request: ClipRequest, args: argparse.Namespace) -> None:

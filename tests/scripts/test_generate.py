@@ -1,6 +1,7 @@
 """generate.py as a user meets it: what it writes, what it reads, what it refuses."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -150,17 +151,61 @@ def test_a_run_can_be_missed(make, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not (tmp_path / "clips").exists()
 
 
+def test_two_programs_in_a_folder_take_no_name_from_each_other(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second runs from start to end while the first computes its clips, of the same names."""
+    alone = generate.run_jobs
+    names = [Path("a-seed0"), Path("a-seed0-2")]
+
+    def with_another(*arguments: object, **options: object) -> np.ndarray:
+        monkeypatch.setattr(generate, "run_jobs", alone)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [*sys.argv, "--steps", "3"])
+            generate.main()
+        return alone(*arguments, **options)
+
+    monkeypatch.setattr(generate, "run_jobs", with_another)
+    out = make("a")
+    assert sorted(path.stem for path in out.glob("*.mp4")) == [name.name for name in names]
+    second, first = (out / name for name in names)
+    for stem, num_steps in ((second, 3), (first, 2)):
+        record = json.loads(stem.with_suffix(".json").read_text())
+        assert record["request"]["sampling"]["num_steps"] == num_steps
+        before = stem.with_suffix(".mp4").read_bytes()
+        again = make("--again", stem.with_suffix(".json"), "--overwrite", of_run=False)
+        assert (again / "a-seed0.mp4").read_bytes() == before
+
+
+def test_the_contact_sheet_shows_no_more_than_can_be_held(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "MOST_SHOWN", 2)
+    heights = [Image.open(make(*"abc"[:number], "--overwrite") / "contact-sheet.png").height for number in (1, 2, 3)]
+    assert heights[0] < heights[1] == heights[2]
+
+
+def test_files_of_prompts_from_other_systems(make, tmp_path: Path) -> None:
+    """With Windows' mark at the beginning and its ends of lines, and a line separator within a prompt."""
+    (tmp_path / "a.txt").write_bytes("\ufeffred\r\nblue\r\n".encode())
+    (tmp_path / "b.jsonl").write_text('\ufeff{"prompt": "one\u2028two"}\n')
+    for name, prompts in (("a.txt", ["blue", "red"]), ("b.jsonl", ["one\u2028two"])):
+        out = make("--prompts-file", tmp_path / name)
+        records = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+        assert [record["request"]["prompt"] for record in records] == prompts
+        shutil.rmtree(out)
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_ranks_share_the_clips_and_change_none(run: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("\n".join(json.dumps({"prompt": f"clip {i}", "num_frames": 2 + 2 * (i % 2)}) for i in range(5)))
+    words = [f"clip {number}" for number in range(4)]
+    words.append("a prompt of more words than are read, which the second rank of two encodes")
+    prompts.write_text("\n".join(json.dumps({"prompt": p, "num_frames": 2 + 2 * (i % 2)}) for i, p in enumerate(words)))
     for num_ranks in (1, 2):
         arguments = ("--run", run, "--out", tmp_path / str(num_ranks), "--prompts-file", prompts, "--gif")
         processes = start_ranks(num_ranks, *arguments, program=SCRIPTS / "generate.py")
         codes, outputs = zip(*ends(processes, 300), strict=True)
         assert codes == (0,) * num_ranks, outputs
         assert "contact-sheet.png" in outputs[0]
+        assert outputs[0].count("the prompt is longer than its text encoder reads") == 1
         assert all("step" not in output and ".mp4" not in output for output in outputs[1:])
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / str(n)).iterdir()} for n in (1, 2))
     assert len(one) == 5 * 3 + 1

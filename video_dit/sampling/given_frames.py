@@ -54,6 +54,8 @@ def read_image(path: Path, height: int, width: int) -> Tensor:
             if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip instead of scale
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             upright = upright.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {error}; make it smaller") from error
     except (UnidentifiedImageError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise UserError(f"{path}: there is no such image") from error

@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -54,17 +55,20 @@ def name_clips(folder: Path, requests: Sequence[ClipRequest], overwrite: bool) -
 
     With `overwrite`, only another clip of these requests takes a name.
     """
-    taken: set[Path] = set()
+    taken: set[ClipFiles] = set()
     clips = []
     for request in requests:
-        name = request.name or f"{slug(request.prompt)}-seed{request.seed}"
-        number, files = 1, ClipFiles(folder / name)
-        while files.stem in taken or (files.exist and not overwrite):
-            number += 1
-            files = ClipFiles(folder / f"{name}-{number}")
-        taken.add(files.stem)
+        stem = folder / (request.name or f"{slug(request.prompt)}-seed{request.seed}")
+        files = next(files for files in _numbered(stem) if files not in taken and (overwrite or not files.exist))
+        taken.add(files)
         clips.append(files)
     return clips
+
+
+def _numbered(stem: Path) -> Iterator[ClipFiles]:
+    yield ClipFiles(stem)
+    for number in count(2):
+        yield ClipFiles(stem.with_name(f"{stem.name}-{number}"))
 
 
 def slug(prompt: str) -> str:
@@ -116,8 +120,28 @@ class Record(NamedTuple):
     sha256: dict[str, str]
     versions: dict[str, Any]
 
-    def write(self, path: Path) -> None:
-        values = {
+    def write(self, files: ClipFiles, overwrite: bool) -> ClipFiles:
+        """Writes it where a clip is about to be, which takes the name.
+
+        Returns:
+            the clip's files: of the next free name, if another program has taken this one meanwhile.
+        """
+        text = json.dumps(self._values(), indent=2, ensure_ascii=False) + "\n"
+        if overwrite:
+            write_atomically(files.record, text)
+            return files
+        names = _numbered(files.stem)
+        while True:
+            free = next(names)
+            try:
+                with free.record.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                continue
+            return free
+
+    def _values(self) -> dict[str, Any]:
+        return {
             "request": self.request.model_dump(mode="json", exclude_none=True),
             "run": str(self.run),
             "weights": self.weights,
@@ -126,7 +150,6 @@ class Record(NamedTuple):
             "sha256": self.sha256,
             "versions": self.versions,
         }
-        write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Record":

@@ -85,7 +85,7 @@ def read_requests(path: Path, defaults: Mapping[str, Any]) -> list[ClipRequest]:
     if path.suffix not in (".txt", ".jsonl"):
         raise UserError(f"{path}: a file of prompts ends in .txt, a prompt per line, or .jsonl, an object per line")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # others' ends of lines may stand in a string of JSON
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text: {error}") from error
     requests = []
