@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -118,6 +119,21 @@ def test_xformers_equals_softmax_written_out(name: str, xformers_on_cpu: None) -
     expected = softmax_attention(q, k, v, seen_by_definition(name))
     for _ in range(2):  # the second time from what the mask remembers
         torch.testing.assert_close(attention(q, k, v, mask), expected)
+
+
+def test_xformers_is_asked_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CPU's tensors; a GPU's where one of its kernels says so, as this one does of fp32 and heads of 8."""
+    fmha = pytest.importorskip("xformers.ops.fmha")
+
+    def supports(given: fmha.Inputs) -> bool:
+        return given.query.dtype == torch.float32 and given.query.shape[-1] == 8
+
+    assert not module._xformers_takes(torch.device("cpu"), torch.float32, 8)
+    monkeypatch.setattr(fmha.cutlass.FwOp, "supports", supports)
+    takes = partial(module._xformers_takes.__wrapped__, torch.device("cpu"))
+    assert takes(torch.float32, 8)
+    assert not takes(torch.float32, 6)
+    assert not takes(torch.float16, 8)
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -134,8 +134,8 @@ def _choose(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None, backend
         if mask.shares_keys:
             return _flex
         uneven = len(mask.groups) > 1
-        return _xformers if uneven and _xformers_has_kernels() else _sdpa
-    if backend == "xformers" and q.is_cuda and _xformers_has_kernels():
+        return _xformers if uneven and _xformers_takes(q.device, q.dtype, q.shape[-1]) else _sdpa
+    if backend == "xformers" and q.is_cuda and _xformers_takes(q.device, q.dtype, q.shape[-1]):
         return _xformers
     needs_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if backend == "flex" and (q.is_cuda or not needs_gradients):
@@ -188,30 +188,32 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Te
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask | None) -> Tensor:
     """The groups as a table that FlexAttention looks a query and a key up in; blocks that nobody sees are skipped."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    make_mask, attend = create_block_mask, flex_attention
+    if q.is_cuda:  # compiled, neither holds every query beside every key
+        make_mask, attend = _compiled(create_block_mask), _compiled(flex_attention)
     if mask is not None and "flex" not in mask.plans:
         with torch.inference_mode(False):
             batch_size = None if mask.padding is None else len(mask.padding)
             sees = mask.as_function(k.shape[2])
-            mask.plans["flex"] = create_block_mask(sees, batch_size, None, q.shape[2], k.shape[2], device=q.device)
+            mask.plans["flex"] = make_mask(sees, batch_size, None, q.shape[2], k.shape[2], device=q.device)
     block_mask = None if mask is None else mask.plans["flex"]
-    attended: Tensor = _flex_attention(q.is_cuda)(q, k, v, block_mask=block_mask)
+    attended: Tensor = attend(q, k, v, block_mask=block_mask)
     return attended
 
 
 @cache
-def _flex_attention(compiled: bool) -> Callable[..., Any]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention  # type: ignore[return-value]
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
 
 
 @cache
-def _xformers_has_kernels() -> bool:
-    """xformers may be installed and lack the kernels for this torch or this GPU."""
+def _xformers_takes(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """xformers may be installed and lack kernels for this torch, this GPU, these numbers or such heads."""
     if find_spec("xformers") is None:
         return False
     from xformers.ops import fmha
 
-    return any(forward.is_available() for forward in (fmha.cutlass.FwOp, fmha.flash.FwOp))
+    x = torch.empty(1, 8, 1, head_size, device=device, dtype=dtype)
+    return any(forward.supports(fmha.Inputs(x, x, x)) for forward in (fmha.cutlass.FwOp, fmha.flash.FwOp))
