@@ -12,6 +12,7 @@ from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
 from video_dit.models import build_model
 from video_dit.shapes import Grid
+from video_dit.training.activations import trace_step
 from video_dit.training.devices import GIB, Devices
 from video_dit.training.plan import Plan, changes_that_fit, plan_training
 
@@ -132,6 +133,16 @@ def test_parameters_are_those_of_the_model() -> None:
     config = load_config(None, SIZES)
     model = build_model(config, encoded_shape(config))
     assert planned(1).num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_rounded_weights_that_are_kept_are_as_many_as_there_are_blocks() -> None:
+    """Where all blocks compute again, and weights are most of what there is: two bytes of each but the last's."""
+    keys = (*SIZES, "data.num_frames=2", "training.precision=bf16", "model.depth=4", "model.recompute_blocks=4")
+    config = load_config(None, keys)
+    encoded = encoded_shape(config)
+    kept, dropped = (trace_step(config, encoded, encoded.grid, 1, 0, keep) for keep in (True, False))
+    of_block = sum(parameter.numel() for parameter in build_model(config, encoded).backbone.blocks[0].parameters())
+    assert 2 * 2 * of_block < kept - dropped < 4 * 2 * of_block
 
 
 def test_the_config_for_one_gpu_fits_one() -> None:
