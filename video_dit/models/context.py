@@ -50,6 +50,15 @@ class Context(NamedTuple):
     backend: str = "auto"
     shard: Shard | None = None
 
+    def of_video_tokens(self, which: Tensor | slice) -> "Context":
+        """For some of the video's tokens, or for them in another order."""
+        conditioning, rotary = self.video_conditioning, self.rotary
+        if conditioning.vector_of_token is not None:
+            conditioning = conditioning._replace(vector_of_token=conditioning.vector_of_token[which])
+        if rotary is not None:
+            rotary = rotary[0][..., which, :], rotary[1][..., which, :]
+        return self._replace(video_conditioning=conditioning, rotary=rotary)
+
     @property
     def joint_conditioning(self) -> Conditioning:
         """For the joint sequence, video first."""

@@ -153,18 +153,14 @@ class VideoDiT(nn.Module):
             text_tokens = text_tokens.repeat(1, grid.frames, 1)
         if t.shape[1] > 1:
             video_conditioning, text_conditioning = self._per_frame(vectors, t, text_tokens, grid)
-        order = token_order(config, grid, latents.device)
-        if order is not None:
-            video = video[:, order]
-            rotary = rotary and (rotary[0][..., order, :], rotary[1][..., order, :])
-            if video_conditioning.vector_of_token is not None:
-                video_conditioning = video_conditioning._replace(
-                    vector_of_token=video_conditioning.vector_of_token[order]
-                )
         masks = batch_masks(config, grid, text_mask)
         context = Context(video_conditioning, text_conditioning, masks, rotary, config.attention_backend)
+        order = token_order(config, grid, latents.device)
+        if order is not None:
+            video, context = video[:, order], context.of_video_tokens(order)
         if self.sequence_group is not None:
-            video, context = _sharded(video, context, self.sequence_group)
+            shard = self.sequence_group.shard(video.shape[1])
+            video, context = video[:, shard.part], context.of_video_tokens(shard.part)._replace(shard=shard)
         patches = self._predict(video, text_tokens, context)
         if context.shard is not None:
             patches = context.shard.gather(patches)
@@ -267,14 +263,3 @@ class VideoDiT(nn.Module):
         video = self.backbone(video, text, context)
         (branch,) = self.norm_out(context.video_conditioning)
         return self.proj_out(branch.norm(video))
-
-
-def _sharded(video: Tensor, context: Context, group: SequenceGroup) -> tuple[Tensor, Context]:
-    """This rank's part of the tokens [B, V, D], and of what goes with each of them."""
-    shard = group.shard(video.shape[1])
-    conditioning, rotary = context.video_conditioning, context.rotary
-    if conditioning.vector_of_token is not None:
-        conditioning = conditioning._replace(vector_of_token=conditioning.vector_of_token[shard.part])
-    if rotary is not None:
-        rotary = rotary[0][..., shard.part, :], rotary[1][..., shard.part, :]
-    return video[:, shard.part], context._replace(video_conditioning=conditioning, rotary=rotary, shard=shard)
