@@ -26,3 +26,11 @@ def test_the_mean_over_clips_is_what_validation_says_of_them_together(
     assert [loss["value"] for loss in figures["loss_by_t"]] == pytest.approx(together["loss_by_t"], rel=1e-5)
     errors = {ratio: error["value"] for ratio, error in figures["data_error_by_noise_ratio"].items()}
     assert errors == pytest.approx(together["data_error_by_noise_ratio"], rel=1e-5)
+
+
+def test_clips_that_were_made_before_change_nothing(tiny_shards: Path, tiny_config: Config, tmp_path: Path) -> None:
+    """A step cache that they were made with skips no block of the model whose loss is measured."""
+    pipeline = VideoPipeline.from_run(random_run(tmp_path, tiny_config), device="cpu")
+    figures = held_out_loss(pipeline, tiny_shards, 2)
+    pipeline("a red circle", num_steps=2, step_cache=1e9)
+    assert held_out_loss(pipeline, tiny_shards, 2) == figures

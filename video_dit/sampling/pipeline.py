@@ -350,7 +350,7 @@ class VideoPipeline:
         times = sampling_times(process, sampling.num_steps, shift, sampling.spacing, sampling.zero_init)
         for _ in range(sampling.num_steps + 1 - len(times)):
             report(0)  # of what zero_init leaves out
-        return solve(
+        latents = solve(
             velocity,
             draw_noise(),
             times,
@@ -360,6 +360,8 @@ class VideoPipeline:
             keep=None if given is None else given.hold,
             on_step=report,
         )
+        self.step_cache.start(0.0)  # whoever asks the model next, such as a measure of its loss, has all blocks run
+        return latents
 
     def _denoiser(self, plan: Plan, given: _Given | None) -> Denoiser:
         """The model as a function of x_t, t and the text alone."""
