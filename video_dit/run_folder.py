@@ -1,7 +1,7 @@
 """The layout of a run folder, which is all there is to a run.
 
 - config.toml: the resolved config
-- data.json: which videos and encoders its shards were made with, and how large their latents are
+- data.json: which videos and encoders its shards were made with, how large their latents are, and the shapes of clips
 - versions.json: what it ran with
 - metrics.jsonl: one line per step
 - validation.jsonl: one line per validation
@@ -58,11 +58,26 @@ class TrainingData(NamedTuple):
     inputs: names what the data was made from.
     fingerprints: of the encoders that it was made with, by the names of their tables; None where nobody could tell.
     grid: latents of a clip; one that all clips fit into.
+    shapes: of clips in pixels, with how many have each; none in runs of before they were kept.
     """
 
     inputs: str
     fingerprints: dict[str, str | None]
     grid: Grid
+    shapes: tuple[tuple[Grid, int], ...] = ()
+
+    def usual_shape(self, configured: Grid) -> Grid:
+        """Of a clip, in pixels, for which nobody asks another.
+
+        That of [data], unless [buckets] left no clip with it: then the one that most frames have, so that of images and
+        videos it is one of the videos.
+
+        Args:
+            configured: that of [data].
+        """
+        if not self.shapes or configured in dict(self.shapes):
+            return configured
+        return max(self.shapes, key=lambda shape: shape[0].frames * shape[1])[0]
 
 
 @dataclass(frozen=True)
@@ -225,7 +240,8 @@ class RunFolder:
         if not self.data_file.exists():
             raise ConfigError(f"{self.path} is not a run folder of this version (it has no data.json): train it again")
         values = json.loads(self.data_file.read_text(encoding="utf-8"))
-        return TrainingData(**{**values, "grid": Grid(*values["grid"])})
+        shapes = tuple((Grid(*pixels), clips) for pixels, clips in values.get("shapes", ()))
+        return TrainingData(**{**values, "grid": Grid(*values["grid"]), "shapes": shapes})
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
