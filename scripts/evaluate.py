@@ -40,17 +40,19 @@ EPILOG = """the built-in shapes:
 
 def main() -> None:
     args = arguments()
-    pipelines = {run: VideoPipeline.from_run(run) for run in args.run}
-    of_shapes = [run for run in pipelines if knows_shapes(RunFolder(run))]
-    if args.references is None and len(of_shapes) < len(pipelines):
-        (other, *_) = set(pipelines) - set(of_shapes)
+    for run in args.run:  # what is wrong with one is told before anything is computed
+        RunFolder(run).load_config()
+        RunFolder(run).averaged_weights()
+    of_shapes = [run for run in args.run if knows_shapes(RunFolder(run))]
+    if args.references is None and len(of_shapes) < len(args.run):
+        (other, *_) = set(args.run) - set(of_shapes)
         raise UserError(
             f"{other} was not trained on moving shapes, and the oracle reads nothing else: give --references"
         )
     for run in of_shapes:
-        evaluate_shapes(run, pipelines[run], args)
+        evaluate_shapes(run, args)
     if args.references is not None:
-        compare(args, pipelines)
+        compare(args)
 
 
 def arguments() -> argparse.Namespace:
@@ -94,11 +96,12 @@ def knows_shapes(run: RunFolder) -> bool:
     return prompts.exists() and bool(known & set(prompts.read_text(encoding="utf-8").splitlines()))
 
 
-def evaluate_shapes(run: Path, pipeline: VideoPipeline, args: argparse.Namespace) -> None:
+def evaluate_shapes(run: Path, args: argparse.Namespace) -> None:
     """
     Raises:
         UserError: the run makes clips that the oracle cannot read.
     """
+    pipeline = VideoPipeline.from_run(run)
     data = pipeline.config.data
     if data.height != data.width:
         raise UserError(f"{run} makes clips of {data.height} x {data.width}: the oracle reads squares")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.config import Config, ConfigError, load_config
+from video_dit.config import Config, ConfigError, DataConfig, load_config
 from video_dit.run_folder import RunFolder, TrainingData, read_rows
 from video_dit.shapes import Grid
 
@@ -47,15 +47,17 @@ def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_pat
 
 
 def test_the_usual_shape_is_that_of_data_or_else_that_of_most_frames() -> None:
-    assert DATA.usual_shape(Grid(8, 16, 32)) == Grid(8, 16, 32)
-    assert DATA.usual_shape(Grid(8, 64, 64)) == Grid(8, 32, 32)
+    for configured, usual in (((8, 16, 32), (8, 16, 32)), ((8, 64, 64), (8, 32, 32))):
+        frames, height, width = configured
+        table = DataConfig(num_frames=frames, height=height, width=width, fps=7)
+        assert (DATA.usual_clip(table).grid, DATA.usual_clip(table).fps) == (usual, 7)
 
 
 def test_data_of_before_shapes_were_kept_has_that_of_the_config(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.data_file.write_text('{"inputs": "videos", "fingerprints": {"autoencoder": "first"}, "grid": [1, 2, 3]}')
     assert run.load_data() == DATA._replace(shapes=())
-    assert run.load_data().usual_shape(Grid(8, 64, 64)) == Grid(8, 64, 64)
+    assert run.load_data().usual_clip(DataConfig()) == DataConfig()
 
 
 def test_a_folder_is_trained_in_by_one_process(tmp_path: Path) -> None:

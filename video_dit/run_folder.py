@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_dit.config import WHERE_AND_HOW, Config, ConfigError, dump, load_config
+from video_dit.config import WHERE_AND_HOW, Config, ConfigError, DataConfig, dump, load_config
 from video_dit.files import try_lock, write_atomically
 from video_dit.shapes import Grid
 
@@ -66,18 +66,19 @@ class TrainingData(NamedTuple):
     grid: Grid
     shapes: tuple[tuple[Grid, int], ...] = ()
 
-    def usual_shape(self, configured: Grid) -> Grid:
-        """Of a clip, in pixels, for which nobody asks another.
+    def usual_clip(self, table: DataConfig) -> DataConfig:
+        """[data] with the shape of a clip for which nobody asks another.
 
-        That of [data], unless [buckets] left no clip with it: then the one that most frames have, so that of images and
-        videos it is one of the videos.
+        That is the table's, unless [buckets] left no clip with it: then the one that most frames have, so that with
+        images and videos it is one of the videos.
 
         Args:
-            configured: that of [data].
+            table: [data] of the run's config.
         """
-        if not self.shapes or configured in dict(self.shapes):
-            return configured
-        return max(self.shapes, key=lambda shape: shape[0].frames * shape[1])[0]
+        if not self.shapes or table.grid in dict(self.shapes):
+            return table
+        usual, _ = max(self.shapes, key=lambda shape: shape[0].frames * shape[1])
+        return table.model_copy(update={"num_frames": usual.frames, "height": usual.height, "width": usual.width})
 
 
 @dataclass(frozen=True)

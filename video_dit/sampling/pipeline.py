@@ -95,9 +95,7 @@ class VideoPipeline:
         if tile_size is not None:
             overlap = tuple(min(o, t // 2) for o, t in zip(config.autoencoder.tile_overlap, tile_size, strict=True))
             config = with_changes(config, "autoencoder", {"tile_size": tile_size, "tile_overlap": overlap})
-        usual = data.usual_shape(config.data.grid)
-        shape = {"num_frames": usual.frames, "height": usual.height, "width": usual.width}
-        config = with_changes(config, "data", shape)
+        config = config.model_copy(update={"data": data.usual_clip(config.data)})
         self.run: Path | None = None
         self.weights_file = weights_file
         self.config = config
@@ -107,7 +105,7 @@ class VideoPipeline:
         self.text_encoder = build_text_encoder(config.text_encoder)
         self._texts: dict[str, TextCondition] = {}
         self._makes_room = bool(config.text_encoder.models) and not offload  # for a text encoder that has weights
-        encoded = EncodedShape.of(usual, self.autoencoder, self.text_encoder)
+        encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
         self.model = build_model(config, encoded._replace(grid=data.grid))
         check_weights(weights, self.model.state_dict(), str(weights_file or "weights"))
         self.model.load_state_dict(weights)
