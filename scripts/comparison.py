@@ -17,8 +17,10 @@ from reference_clips import Neighbour, Reference, nearest, read_references
 from shapes_score import score, shapes_asked_for
 from torch import Tensor
 
+from data.dataset_info import DatasetInfo, bucket_name
 from video_dit.config import DataConfig
 from video_dit.encoders import build_autoencoder
+from video_dit.encoders.fingerprint import check_encoders
 from video_dit.encoders.transformers_vision import TransformersVision
 from video_dit.errors import UserError
 from video_dit.evaluation.distances import frechet_distance, kernel_distance
@@ -43,9 +45,9 @@ def compare(args: argparse.Namespace) -> None:
         args: of scripts/evaluate.py.
 
     Raises:
-        UserError: the runs make clips of different sizes, or there are too few to compare with.
+        UserError: the clips of runs and shards cannot be compared, or there are too few.
     """
-    clip, device = _common_clip(args.run), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip, device = _common_clip(args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     autoencoder = build_autoencoder(RunFolder(args.run[0]).load_config().autoencoder, device)
 
     def read(folder: Path) -> Iterator[Reference]:
@@ -92,17 +94,37 @@ def compare(args: argparse.Namespace) -> None:
     print(_table(figures["measures"]), *_write(args.out, figures, compared, rows, clip.fps), sep="\n")
 
 
-def _common_clip(runs: Sequence[Path]) -> DataConfig:
-    """The clip that all runs make.
+def _common_clip(args: argparse.Namespace) -> DataConfig:
+    """The clip that all runs make, and shards hold, as it was encoded for these runs.
 
     Raises:
-        UserError: they make different ones.
+        UserError: they differ.
     """
-    first, *others = (run.load_data().usual_clip(run.load_config().data) for run in map(RunFolder, runs))
-    for run, other in zip(runs[1:], others, strict=True):
-        if other.grid != first.grid:
-            raise UserError(f"{run} makes clips of another size than {runs[0]}: compare runs of one size")
+    shards = {folder: DatasetInfo.read(folder) for folder in (args.references, args.training) if folder}
+    clips = {}
+    for run in args.run:
+        config = RunFolder(run).load_config()
+        clips[run] = RunFolder(run).load_data().usual_clip(config.data)
+        for folder, info in shards.items():
+            check_encoders(config, info.fingerprints, str(folder))
+    (first_run, first), *others = clips.items()
+    for run, clip in others:
+        if (clip.grid, clip.fps) != (first.grid, first.fps):
+            raise UserError(
+                f"{run} makes clips of {_described(clip)}, and {first_run} of {_described(first)}: compare runs of one "
+                "size and frame rate"
+            )
+    for folder, info in shards.items():
+        if (fps := info.tables["data"]["fps"]) != first.fps:
+            raise UserError(
+                f"{folder} has clips of {fps:g} frames per second, and {first_run} makes them of {first.fps:g}: "
+                f"preprocess those with data.fps={first.fps:g}"
+            )
     return first
+
+
+def _described(clip: DataConfig) -> str:
+    return f"{bucket_name(clip.grid)} at {clip.fps:g} frames per second"
 
 
 def _loss_and_clips(run: Path, prompts: Sequence[str], args: argparse.Namespace) -> tuple[dict[str, Any], Tensor]:

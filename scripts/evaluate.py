@@ -20,11 +20,12 @@ EPILOG = """the built-in shapes:
   that were seen in training and for others; RUN/evaluation.json has it.
 
 --references:
-  The clips there, shuffled always alike, are taken in turns into two sets. To the prompts of the first each run
-  makes clips, with the seeds from --seed on, which are compared with that set. The second set is compared with it too,
-  and is what a perfect model would reach. In OUT, comparison.json and comparison.html have the measures, the runs'
-  losses there by timestep, and clips side by side, of which comparison.png has some frames. Distances of sets depend on
-  how many clips there are: compare those of the same number alone. Intervals are of 95 %, over the clips.
+  The clips there that are of the runs' size, and must be of their frame rate, are shuffled always alike and taken in
+  turns into two sets. To the prompts of the first each run makes clips, with the seeds from --seed on, which are
+  compared with that set. The second set is compared with it too, and is what a perfect model would reach. In OUT,
+  comparison.json and comparison.html have the measures, the runs' losses there by timestep, and clips side by side,
+  of which comparison.png has some frames. Distances of sets depend on how many clips there are: compare those of the
+  same number alone. Intervals are of 95 %, over the clips.
 
 --training:
   "distance to training" is that of a clip to the nearest clip there: the root of the mean square over all pixels, in

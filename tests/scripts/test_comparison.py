@@ -2,21 +2,27 @@
 
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from weakref import WeakSet
 
 import evaluate
 import pytest
+from preprocessed import other_shards
 from random_run import random_run
 
+from data.dataset_info import DatasetInfo
 from video_dit.config import Config, with_changes
+from video_dit.errors import UserError
 from video_dit.sampling.pipeline import VideoPipeline
 
 
 @pytest.fixture
-def runs(tiny_config: Config, tmp_path: Path) -> list[Path]:
-    config = with_changes(tiny_config, "sampling", {"num_steps": 1})
-    return [random_run(tmp_path / name, config) for name in ("first", "second")]
+def runs(request: pytest.FixtureRequest, tiny_config: Config, tmp_path: Path) -> list[Path]:
+    """Two, of which the second can have other data."""
+    first = with_changes(tiny_config, "sampling", {"num_steps": 1})
+    second = with_changes(first, "data", getattr(request, "param", {}))
+    return [random_run(tmp_path / "first", first), random_run(tmp_path / "second", second)]
 
 
 @pytest.fixture
@@ -48,3 +54,27 @@ def test_weights_of_one_run_are_in_memory_at_a_time(
     assert others == [0, 0]
     assert list(figures["held_out_loss"]) == ["first", "second"]
     assert list(figures["measures"]) == ["other held-out clips", "first", "second"]
+
+
+@pytest.mark.parametrize("option", ["--references", "--training"])
+def test_shards_of_another_rate_or_encoder_are_refused(
+    option: str, compare, runs: list[Path], tiny_shards: Path, tmp_path: Path
+) -> None:
+    """Before anything is decoded."""
+    tables, fingerprints = DatasetInfo.read(tiny_shards).tables, DatasetInfo.read(tiny_shards).fingerprints
+    faster = {**tables, "data": {**tables["data"], "fps": 8.0}}
+    shards = {"--references": tiny_shards, "--training": tiny_shards}
+    shards[option] = other_shards(tiny_shards, tmp_path / "faster", {}, tables=faster)
+    said = f"{shards[option]} has clips of 8 frames per second, and {runs[0]} makes them of 4: preprocess .* data.fps=4"
+    with pytest.raises(UserError, match=said):
+        compare(*chain(*shards.items()))
+    other = {**fingerprints, "autoencoder": "other"}
+    shards[option] = other_shards(tiny_shards, tmp_path / "other", {}, fingerprints=other)
+    with pytest.raises(UserError, match=f"{shards[option]} was made with the autoencoder other"):
+        compare(*chain(*shards.items()))
+
+
+@pytest.mark.parametrize("runs", [{"fps": 8.0}, {"num_frames": 2}], indirect=True, ids=str)
+def test_runs_of_clips_that_differ_are_refused(compare, tiny_shards: Path) -> None:
+    with pytest.raises(UserError, match=r"second makes clips of .*, and .*first of 4x16x16 at 4 frames per second: "):
+        compare("--references", tiny_shards)
