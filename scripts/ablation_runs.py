@@ -24,6 +24,8 @@ from video_dit.sampling.outputs import slug
 
 SCRIPTS = Path(__file__).resolve().parent
 Command = list[str]
+_CLIPS_SEED = 0
+"""Of the first clip that a run is evaluated by."""
 
 
 class Shards(NamedTuple):
@@ -68,13 +70,18 @@ class Run(NamedTuple):
         if not self.is_trained():
             train = ["train.py", "--config", str(self.config_file), "--data", str(shards.data), "--run", str(self.path)]
             commands.append(train + (["--validation", str(shards.validation)] if shards.validation else []))
-        if "shapes_accuracy" in grid.measures and not self._is_evaluated(grid.shapes_clips):
-            commands.append(["evaluate.py", "--run", str(self.path), "--clips", str(grid.shapes_clips)])
+        if "shapes_accuracy" in grid.measures and (commands or not self._is_evaluated(grid.shapes_clips)):
+            settings = ["--clips", str(grid.shapes_clips), "--seed", str(_CLIPS_SEED)]
+            commands.append(["evaluate.py", "--run", str(self.path), *settings])
         return commands
 
     def _is_evaluated(self, num_clips: int) -> bool:
-        file = self.folder.evaluation
-        return file.exists() and json.loads(file.read_text(encoding="utf-8"))["seen"]["clips"] == num_clips
+        """So is what somebody looked at while it was trained, which counts for nothing here."""
+        if not self.folder.evaluation.exists():
+            return False
+        found = json.loads(self.folder.evaluation.read_text(encoding="utf-8"))
+        weights = str(self.folder.averaged_weights().relative_to(self.path))
+        return (found.get("weights"), found.get("seed"), found["seen"]["clips"]) == (weights, _CLIPS_SEED, num_clips)
 
 
 def runs_of(cells: Sequence[Cell], grid: Grid, shards: Shards, out: Path) -> dict[str, list[Run]]:

@@ -117,7 +117,8 @@ def evaluate_shapes(run: Path, args: argparse.Namespace) -> None:
             clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update).numpy()
             results[kind] = score(asked, clips)
     file = RunFolder(run).evaluation
-    write_atomically(file, json.dumps(results, indent=2) + "\n")
+    made_with = {"weights": str(pipeline.weights_file.relative_to(run)), "seed": args.seed}
+    write_atomically(file, json.dumps({**made_with, **results}, indent=2) + "\n")
     print(table(results), file, sep="\n")
 
 

@@ -16,7 +16,7 @@
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
 - lock: held by the process that trains here
 - example_prompts.txt: captions of the data, to try the run with
-- evaluation.json: written by scripts/evaluate.py
+- evaluation.json: written by scripts/evaluate.py, of the weights and the seed that it names
 
 An exported model (scripts/export.py) is such a folder with model.safetensors and README.md in place of checkpoints and
 curves. It is read as a run, and no training goes on in it.
