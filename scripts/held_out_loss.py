@@ -30,8 +30,10 @@ def held_out_loss(pipeline: VideoPipeline, shards: Path, num_clips: int) -> dict
     loss_function = LossFunction(pipeline.config, dataset.empty_prompt(), dataset.text_segments(), pipeline.device)
     encoder = OnTheFly(pipeline.autoencoder, pipeline.device, print)
     batches = ((encoder.encode(clip), counted) for clip, counted in load_once(dataset, num_clips, 0, 1, batch_size=1))
-    with autocast(pipeline.device, pipeline.precision):
-        of_clips = [validate(pipeline.model, loss_function, [batch]).figures() for batch in batches]
+    of_clips = []
+    for batch in batches:  # encoded in the autoencoder's own precision, as for training
+        with autocast(pipeline.device, pipeline.precision):
+            of_clips.append(validate(pipeline.model, loss_function, [batch]).figures())
     by_t = np.array([figures["loss_by_t"] for figures in of_clips])
     by_ratio = np.array([[*figures["data_error_by_noise_ratio"].values()] for figures in of_clips])
     return {
