@@ -120,19 +120,19 @@ def test_an_evaluation_counts_if_it_is_of_the_last_step_and_of_what_the_grid_ask
 ) -> None:
     """Not one that somebody has made of a run that was still trained."""
     config = load_config(None, (*TINY, "training.steps=1"))
-    run = Run("cell", 0, config, random_run(tmp_path / "run", config))
     shards = Shards(tiny_shards, DatasetInfo.read(tiny_shards), None, None)
     grid = Grid(measures=("shapes_accuracy",), shapes_clips=12)
+    run = Run("cell", 0, config, random_run(tmp_path / "run", config), grid, shards)
     evaluate = ["evaluate.py", "--run", str(run.path), "--clips", "12", "--seed", "0"]
-    assert run.commands(grid, shards) == [evaluate]
+    assert run.left() == [evaluate]
     done = {"weights": "checkpoints/step-000001/ema.safetensors", "seed": 0, "seen": {"clips": 12}}
     half_trained = {"weights": "checkpoints/step-000000/ema.safetensors"}
     for changes in ({}, half_trained, {"seed": 1}, {"seen": {"clips": 6}}):
         run.folder.evaluation.write_text(json.dumps({**done, **changes}))
-        assert run.commands(grid, shards) == ([evaluate] if changes else [])
+        assert run.left() == ([evaluate] if changes else [])
     longer = run._replace(config=load_config(None, (*TINY, "training.steps=2")))
     run.folder.evaluation.write_text(json.dumps(done))
-    assert [command[0] for command in longer.commands(grid, shards)] == ["train.py", "evaluate.py"]
+    assert [command[0] for command in longer.left()] == ["train.py", "evaluate.py"]
 
 
 @pytest.mark.slow
