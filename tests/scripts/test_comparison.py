@@ -19,10 +19,11 @@ from video_dit.sampling.pipeline import VideoPipeline
 
 @pytest.fixture
 def runs(request: pytest.FixtureRequest, tiny_config: Config, tmp_path: Path) -> list[Path]:
-    """Two, of which the second can have other data."""
-    first = with_changes(tiny_config, "sampling", {"num_steps": 1})
-    second = with_changes(first, "data", getattr(request, "param", {}))
-    return [random_run(tmp_path / "first", first), random_run(tmp_path / "second", second)]
+    """Two, of which the first was trained on buckets without the clip of [data], and the second can have other data."""
+    config = with_changes(tiny_config, "sampling", {"num_steps": 1})
+    wider, other = (with_changes(config, "data", keys) for keys in ({"width": 24}, getattr(request, "param", {})))
+    bucket = tiny_config.data.grid, 60
+    return [random_run(tmp_path / "first", wider, bucket), random_run(tmp_path / "second", other)]
 
 
 @pytest.fixture
