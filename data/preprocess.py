@@ -156,7 +156,7 @@ def _write_outcome(
         tables=tables,
         inputs=inputs,
         fingerprints=encoders.fingerprints,
-        encoded=EncodedShape.of(work.config.data.grid, encoders, encoders)._replace(
+        encoded=EncodedShape.of(work.grids[0], encoders, encoders)._replace(
             grid=covering(bucket.latents for bucket in buckets.values())
         ),
         buckets=buckets,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from ablation_grid import Cell, Grid, cells_of, read_grid
-from ablation_runs import Plan, Run, Shards, do_runs, places, runs_of
+from ablation_runs import Run, Shards, do_runs, places, runs_of
 from ablation_size import Size, equal_sizes
 from ablation_table import Row, measured, write_results
 from command_line import positive_int, run_program
@@ -25,14 +25,14 @@ def main() -> None:
     runs = runs_of([cell for cell, _ in cells], grid, shards, args.out)
 
     def write() -> str:
-        return results(cells, runs, Plan(grid, shards), args)
+        return results(cells, runs, grid, args)
 
     if args.plan:
         print(planned(cells, len(grid.seeds)))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the runs are stopped, too
     each_once = {run.path: run for of_cell in runs.values() for run in of_cell}
-    failed = do_runs(list(each_once.values()), Plan(grid, shards), args.jobs, args.out, write)
+    failed = do_runs(list(each_once.values()), args.jobs, args.out, write)
     print(f"\n{write()}\n\n{args.out / 'table.md'}\n{args.out / 'results.json'}\n{args.out / 'chart.png'}")
     if failed:
         print(f"{len(failed)} runs failed; the same command tries them again:", file=sys.stderr)
@@ -102,13 +102,13 @@ def planned(cells: list[tuple[Cell, Size]], num_seeds: int) -> str:
     return "\n".join(lines)
 
 
-def results(cells: list[tuple[Cell, Size]], runs: dict[str, list[Run]], plan: Plan, args: argparse.Namespace) -> str:
+def results(cells: list[tuple[Cell, Size]], runs: dict[str, list[Run]], grid: Grid, args: argparse.Namespace) -> str:
     """Writes what is there, and returns the table."""
     rows = []
     for cell, size in cells:
-        done = [run for run in runs[cell.name] if not plan.left(run)]
-        rows.append(Row(cell, size, {run.seed: measured(run, plan.grid.measures) for run in done}))
-    return write_results(rows, plan.grid.measures, len(plan.grid.seeds), args.grid.stem, args.out)
+        done = [run for run in runs[cell.name] if not run.left()]
+        rows.append(Row(cell, size, {run.seed: measured(run, grid.measures) for run in done}))
+    return write_results(rows, grid.measures, len(grid.seeds), args.grid.stem, args.out)
 
 
 if __name__ == "__main__":

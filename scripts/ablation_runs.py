@@ -24,6 +24,8 @@ from video_dit.sampling.outputs import slug
 
 SCRIPTS = Path(__file__).resolve().parent
 Command = list[str]
+_CLIPS_SEED = 0
+"""Of the first clip that a run is evaluated by."""
 
 
 class Shards(NamedTuple):
@@ -36,12 +38,17 @@ class Shards(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One seed of a cell, or of several cells that differ in name alone."""
+    """One seed of a cell, or of several cells that differ in name alone.
+
+    grid, shards: say what is done of it, and with what.
+    """
 
     cell: str
     seed: int
     config: Config
     path: Path
+    grid: Grid
+    shards: Shards
 
     @property
     def folder(self) -> RunFolder:
@@ -62,19 +69,24 @@ class Run(NamedTuple):
         newest = self.folder.latest_checkpoint()
         return newest is not None and step_of(newest) == self.config.training.steps
 
-    def commands(self, grid: Grid, shards: Shards) -> list[Command]:
-        """What is left to do, in order."""
-        commands = []
+    def left(self) -> list[Command]:
+        """What is to be done yet, in order."""
+        grid, shards, commands = self.grid, self.shards, []
         if not self.is_trained():
             train = ["train.py", "--config", str(self.config_file), "--data", str(shards.data), "--run", str(self.path)]
             commands.append(train + (["--validation", str(shards.validation)] if shards.validation else []))
-        if "shapes_accuracy" in grid.measures and not self._is_evaluated(grid.shapes_clips):
-            commands.append(["evaluate.py", "--run", str(self.path), "--clips", str(grid.shapes_clips)])
+        if "shapes_accuracy" in grid.measures and (commands or not self._is_evaluated()):
+            settings = ["--clips", str(grid.shapes_clips), "--seed", str(_CLIPS_SEED)]
+            commands.append(["evaluate.py", "--run", str(self.path), *settings])
         return commands
 
-    def _is_evaluated(self, num_clips: int) -> bool:
-        file = self.folder.evaluation
-        return file.exists() and json.loads(file.read_text(encoding="utf-8"))["seen"]["clips"] == num_clips
+    def _is_evaluated(self) -> bool:
+        """As the grid asks, with its newest weights: somebody may have looked at it while it was trained."""
+        if not self.folder.evaluation.exists():
+            return False
+        found = json.loads(self.folder.evaluation.read_text(encoding="utf-8"))
+        asked = str(self.folder.averaged_weights().relative_to(self.path)), _CLIPS_SEED, self.grid.shapes_clips
+        return (found.get("weights"), found.get("seed"), found["seen"]["clips"]) == asked
 
 
 def runs_of(cells: Sequence[Cell], grid: Grid, shards: Shards, out: Path) -> dict[str, list[Run]]:
@@ -85,7 +97,7 @@ def runs_of(cells: Sequence[Cell], grid: Grid, shards: Shards, out: Path) -> dic
         known = sorted(out.glob(f"runs/*-{key}"))  # of an earlier name
         folder = known[0] if known else out / "runs" / f"{slug(cell.name)}-{key}"
         found[cell.name] = [
-            Run(cell.name, seed, cell.config.model_copy(update={"seed": seed}), folder / f"seed-{seed}")
+            Run(cell.name, seed, cell.config.model_copy(update={"seed": seed}), folder / f"seed-{seed}", grid, shards)
             for seed in grid.seeds
         ]
     return found
@@ -131,14 +143,14 @@ def places(jobs: int) -> list[Place]:
 class _Work:
     """A run that is under way at a place."""
 
-    def __init__(self, run: Run, place: Place, plan: "Plan", lock: IO[str]) -> None:
+    def __init__(self, run: Run, place: Place, lock: IO[str]) -> None:
         self.run, self.place = run, place
         self.began = time.monotonic()
-        self._plan, self._lock = plan, lock
+        self._lock = lock
         run.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(run.config_file, dump(run.config, whole=False))
         self._log = run.log.open("a", encoding="utf-8")
-        self._start(plan.left(run)[0])
+        self._start(run.left()[0])
 
     def _start(self, command: Command) -> None:
         self._command = command
@@ -155,7 +167,7 @@ class _Work:
     def has_ended(self) -> bool:
         """Nothing is left to do, or a command failed; begins the next command when one has ended well."""
         code = self._process.poll()
-        left = self._plan.left(self.run) if code == 0 else []
+        left = self.run.left() if code == 0 else []
         if left and left[0] != self._command:
             self._start(left[0])
             return False
@@ -163,7 +175,7 @@ class _Work:
 
     def failure(self) -> str | None:
         """Of a run that has ended, why it is not done; None: it is."""
-        if not self._plan.left(self.run):
+        if not self.run.left():
             return None
         said = self.run.log.read_text(encoding="utf-8", errors="replace").split("\n$ ")[-1].strip().splitlines()
         return (
@@ -176,22 +188,11 @@ class _Work:
         self._process.wait()
 
 
-class Plan(NamedTuple):
-    """What is done of each run, and with what."""
-
-    grid: Grid
-    shards: Shards
-
-    def left(self, run: Run) -> list[Command]:
-        return run.commands(self.grid, self.shards)
-
-
-def do_runs(runs: list[Run], plan: Plan, jobs: int, out: Path, done: Callable[[], None]) -> list[Run]:
+def do_runs(runs: list[Run], jobs: int, out: Path, done: Callable[[], None]) -> list[Run]:
     """Does what is left of the runs, and says so.
 
     Args:
         runs: in the order in which they are begun.
-        plan: what is done of each.
         jobs: how many are done at once.
         out: the ablation's folder.
         done: called after each.
@@ -205,7 +206,7 @@ def do_runs(runs: list[Run], plan: Plan, jobs: int, out: Path, done: Callable[[]
     free, working, failed = places(jobs), list[_Work](), list[Run]()
     seconds: list[float] = []
     with _alone(out) as lock:
-        left = [run for run in runs if plan.left(run)]
+        left = [run for run in runs if run.left()]
         print(f"{len(runs)} runs, {len(runs) - len(left)} of them done already", flush=True)
         waiting = iter(enumerate(left, start=1))
         try:
@@ -213,7 +214,7 @@ def do_runs(runs: list[Run], plan: Plan, jobs: int, out: Path, done: Callable[[]
                 while free and (following := next(waiting, None)):
                     number, run = following
                     print(f"run {number} of {len(left)}: {run}  ({run.log})", flush=True)
-                    working.append(_Work(run, free.pop(0), plan, lock))
+                    working.append(_Work(run, free.pop(0), lock))
                 time.sleep(0.1)
                 for work in [work for work in working if work.has_ended()]:
                     working.remove(work)

@@ -17,6 +17,10 @@ from reference_clips import Neighbour, Reference, nearest, read_references
 from shapes_score import score, shapes_asked_for
 from torch import Tensor
 
+from data.dataset_info import DatasetInfo, bucket_name
+from video_dit.config import DataConfig
+from video_dit.encoders import build_autoencoder
+from video_dit.encoders.fingerprint import check_encoders
 from video_dit.encoders.transformers_vision import TransformersVision
 from video_dit.errors import UserError
 from video_dit.evaluation.distances import frechet_distance, kernel_distance
@@ -25,6 +29,7 @@ from video_dit.evaluation.i3d import i3d_features, load_i3d
 from video_dit.evaluation.intervals import Interval, bootstrap_interval, half_sample_interval
 from video_dit.evaluation.motion import motion_magnitude, temporal_flicker
 from video_dit.files import write_atomically
+from video_dit.run_folder import RunFolder
 from video_dit.sampling.pipeline import VideoPipeline
 
 OTHERS = "other held-out clips"
@@ -33,23 +38,20 @@ MIN_REFERENCES = 8
 """As each half of both sets needs two clips."""
 
 
-def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -> None:
+def compare(args: argparse.Namespace) -> None:
     """Writes comparison.json, .png and .html and the clips that it shows, and prints the measures.
 
     Args:
         args: of scripts/evaluate.py.
-        pipelines: of the runs, by their folders.
 
     Raises:
-        UserError: the runs make clips of different sizes, or there are too few to compare with.
+        UserError: the clips of runs and shards cannot be compared, or there are too few.
     """
-    first_run, first = next(iter(pipelines.items()))
-    for run, pipeline in pipelines.items():
-        if pipeline.config.data.grid != first.config.data.grid:
-            raise UserError(f"{run} makes clips of another size than {first_run}: compare runs of one size")
+    clip, device = _common_clip(args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = build_autoencoder(RunFolder(args.run[0]).load_config().autoencoder, device)
 
     def read(folder: Path) -> Iterator[Reference]:
-        return read_references(folder, first.config.data.grid, first.autoencoder, first.device)
+        return read_references(folder, clip.grid, autoencoder, device)
 
     if 2 * args.clips < MIN_REFERENCES:
         raise UserError(f"--clips is {args.clips}, and intervals need {MIN_REFERENCES // 2} clips of each set at least")
@@ -62,17 +64,14 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
     if args.training:
         next(read(args.training))  # what is wrong with it is told before anything is computed
     probe = PhraseProbe(args.probe, read(args.training)) if args.probe else None
-    measures = Measures(args, compared, others, probe, first.device)
-    losses = {run.name: held_out_loss(pipeline, args.references, args.clips) for run, pipeline in pipelines.items()}
+    measures = Measures(args, compared, others, probe, device)
     prompts = [reference.caption for reference in compared]
-    seeds = [args.seed + index for index in range(len(prompts))]
+    losses: dict[str, Any] = {}
     clips_of = {OTHERS: _stack(others)}
     intervals_of = {OTHERS: measures.of(clips_of[OTHERS], [other.caption for other in others])}
-    for run, pipeline in pipelines.items():
-        total = len(prompts) * pipeline.config.sampling.num_steps
-        with progress_bar(total=total, unit="step", label=f"generating by {run.name}") as bar:
-            clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
-        clips_of[run.name], intervals_of[run.name] = clips, measures.of(clips, prompts)
+    for run in args.run:
+        losses[run.name], clips_of[run.name] = _loss_and_clips(run, prompts, args)
+        intervals_of[run.name] = measures.of(clips_of[run.name], prompts)
     neighbours: dict[str, list[Neighbour]] = {}
     if args.training:
         found = iter(nearest(torch.cat([*clips_of.values()]), read(args.training)))
@@ -80,7 +79,7 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         for name, of_set in neighbours.items():
             distances = np.array([neighbour.distance for neighbour in of_set])
             intervals_of[name]["distance to training"] = bootstrap_interval(distances)
-    rows = [Row(run.name, clips_of[run.name], neighbours.get(run.name)) for run in pipelines]
+    rows = [Row(run.name, clips_of[run.name], neighbours.get(run.name)) for run in args.run]
 
     figures = {
         "seed": args.seed,
@@ -92,7 +91,50 @@ def compare(args: argparse.Namespace, pipelines: Mapping[Path, VideoPipeline]) -
         },
         "held_out_loss": losses,
     }
-    print(_table(figures["measures"]), *_write(args.out, figures, compared, rows, first.config.data.fps), sep="\n")
+    print(_table(figures["measures"]), *_write(args.out, figures, compared, rows, clip.fps), sep="\n")
+
+
+def _common_clip(args: argparse.Namespace) -> DataConfig:
+    """The clip that all runs make, and shards hold, as it was encoded for these runs.
+
+    Raises:
+        UserError: they differ.
+    """
+    shards = {folder: DatasetInfo.read(folder) for folder in (args.references, args.training) if folder}
+    clips = {}
+    for run in args.run:
+        config = RunFolder(run).load_config()
+        clips[run] = RunFolder(run).load_data().usual_clip(config.data)
+        for folder, info in shards.items():
+            check_encoders(config, info.fingerprints, str(folder))
+    (first_run, first), *others = clips.items()
+    for run, clip in others:
+        if (clip.grid, clip.fps) != (first.grid, first.fps):
+            raise UserError(
+                f"{run} makes clips of {_described(clip)}, and {first_run} of {_described(first)}: compare runs of one "
+                "size and frame rate"
+            )
+    for folder, info in shards.items():
+        if (fps := info.tables["data"]["fps"]) != first.fps:
+            raise UserError(
+                f"{folder} has clips of {fps:g} frames per second, and {first_run} makes them of {first.fps:g}: "
+                f"preprocess those with data.fps={first.fps:g}"
+            )
+    return first
+
+
+def _described(clip: DataConfig) -> str:
+    return f"{bucket_name(clip.grid)} at {clip.fps:g} frames per second"
+
+
+def _loss_and_clips(run: Path, prompts: Sequence[str], args: argparse.Namespace) -> tuple[dict[str, Any], Tensor]:
+    """Of one run, whose weights are in memory for no longer than that."""
+    pipeline = VideoPipeline.from_run(run)
+    loss = held_out_loss(pipeline, args.references, args.clips)
+    seeds = [args.seed + index for index in range(len(prompts))]
+    total = len(prompts) * pipeline.config.sampling.num_steps
+    with progress_bar(total=total, unit="step", label=f"generating by {run.name}") as bar:
+        return loss, pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update)
 
 
 class Measures:

@@ -20,11 +20,12 @@ EPILOG = """the built-in shapes:
   that were seen in training and for others; RUN/evaluation.json has it.
 
 --references:
-  The clips there, shuffled always alike, are taken in turns into two sets. To the prompts of the first each run
-  makes clips, with the seeds from --seed on, which are compared with that set. The second set is compared with it too,
-  and is what a perfect model would reach. In OUT, comparison.json and comparison.html have the measures, the runs'
-  losses there by timestep, and clips side by side, of which comparison.png has some frames. Distances of sets depend on
-  how many clips there are: compare those of the same number alone. Intervals are of 95 %, over the clips.
+  The clips there that are of the runs' size, and must be of their frame rate, are shuffled always alike and taken in
+  turns into two sets. To the prompts of the first each run makes clips, with the seeds from --seed on, which are
+  compared with that set. The second set is compared with it too, and is what a perfect model would reach. In OUT,
+  comparison.json and comparison.html have the measures, the runs' losses there by timestep, and clips side by side,
+  of which comparison.png has some frames. Distances of sets depend on how many clips there are: compare those of the
+  same number alone. Intervals are of 95 %, over the clips.
 
 --training:
   "distance to training" is that of a clip to the nearest clip there: the root of the mean square over all pixels, in
@@ -40,17 +41,19 @@ EPILOG = """the built-in shapes:
 
 def main() -> None:
     args = arguments()
-    pipelines = {run: VideoPipeline.from_run(run) for run in args.run}
-    of_shapes = [run for run in pipelines if knows_shapes(RunFolder(run))]
-    if args.references is None and len(of_shapes) < len(pipelines):
-        (other, *_) = set(pipelines) - set(of_shapes)
+    for run in args.run:  # what is wrong with one is told before anything is computed
+        RunFolder(run).load_config()
+        RunFolder(run).averaged_weights()
+    of_shapes = [run for run in args.run if knows_shapes(RunFolder(run))]
+    if args.references is None and len(of_shapes) < len(args.run):
+        (other, *_) = set(args.run) - set(of_shapes)
         raise UserError(
             f"{other} was not trained on moving shapes, and the oracle reads nothing else: give --references"
         )
     for run in of_shapes:
-        evaluate_shapes(run, pipelines[run], args)
+        evaluate_shapes(run, args)
     if args.references is not None:
-        compare(args, pipelines)
+        compare(args)
 
 
 def arguments() -> argparse.Namespace:
@@ -94,11 +97,12 @@ def knows_shapes(run: RunFolder) -> bool:
     return prompts.exists() and bool(known & set(prompts.read_text(encoding="utf-8").splitlines()))
 
 
-def evaluate_shapes(run: Path, pipeline: VideoPipeline, args: argparse.Namespace) -> None:
+def evaluate_shapes(run: Path, args: argparse.Namespace) -> None:
     """
     Raises:
         UserError: the run makes clips that the oracle cannot read.
     """
+    pipeline = VideoPipeline.from_run(run)
     data = pipeline.config.data
     if data.height != data.width:
         raise UserError(f"{run} makes clips of {data.height} x {data.width}: the oracle reads squares")
@@ -113,7 +117,8 @@ def evaluate_shapes(run: Path, pipeline: VideoPipeline, args: argparse.Namespace
             clips = pipeline(prompts, seeds, batch_size=args.batch_size, on_step=bar.update).numpy()
             results[kind] = score(asked, clips)
     file = RunFolder(run).evaluation
-    write_atomically(file, json.dumps(results, indent=2) + "\n")
+    made_with = {"weights": str(pipeline.weights_file.relative_to(run)), "seed": args.seed}
+    write_atomically(file, json.dumps({**made_with, **results}, indent=2) + "\n")
     print(table(results), file, sep="\n")
 
 

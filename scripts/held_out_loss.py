@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from data.dataset import ClipDataset, load_once
 from data.on_the_fly import OnTheFly
-from video_dit.encoders.fingerprint import check_encoders
 from video_dit.evaluation.intervals import bootstrap_interval
 from video_dit.precision import autocast
 from video_dit.sampling.pipeline import VideoPipeline
@@ -21,19 +20,20 @@ def held_out_loss(pipeline: VideoPipeline, shards: Path, num_clips: int) -> dict
 
     Args:
         pipeline: of the run, whose averaged weights are measured.
-        shards: folder of clips, of which the first in the order of their ids are taken, of all shapes.
+        shards: folder of clips with the run's encoders; the first in the order of their ids are taken, of all shapes.
         num_clips: at most so many.
 
     Raises:
-        UserError: the clips were encoded otherwise than the run's, or there are fewer than 2.
+        UserError: there are fewer than 2.
     """
     dataset = ClipDataset(shards, seed=0)
-    check_encoders(pipeline.config, dataset.info.fingerprints, str(shards))
     loss_function = LossFunction(pipeline.config, dataset.empty_prompt(), dataset.text_segments(), pipeline.device)
     encoder = OnTheFly(pipeline.autoencoder, pipeline.device, print)
     batches = ((encoder.encode(clip), counted) for clip, counted in load_once(dataset, num_clips, 0, 1, batch_size=1))
-    with autocast(pipeline.device, pipeline.precision):
-        of_clips = [validate(pipeline.model, loss_function, [batch]).figures() for batch in batches]
+    of_clips = []
+    for batch in batches:  # encoded in the autoencoder's own precision, as for training
+        with autocast(pipeline.device, pipeline.precision):
+            of_clips.append(validate(pipeline.model, loss_function, [batch]).figures())
     by_t = np.array([figures["loss_by_t"] for figures in of_clips])
     by_ratio = np.array([[*figures["data_error_by_noise_ratio"].values()] for figures in of_clips])
     return {

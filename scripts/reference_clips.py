@@ -37,7 +37,10 @@ def read_references(folder: Path, pixels: Grid, autoencoder: Autoencoder, device
     shapes = [bucket.pixels for bucket in dataset.buckets]
     if pixels not in shapes:
         there = ", ".join("x".join(map(str, shape)) for shape in shapes)
-        raise UserError(f"{folder} has clips of {there}, and none of {'x'.join(map(str, pixels))}, as the run makes")
+        raise UserError(
+            f"{folder} has clips of {there}, and none of {'x'.join(map(str, pixels))}, as the run makes: preprocess "
+            "them with the config of the run"
+        )
     bucket = shapes.index(pixels)
     for index in range(dataset.counts[bucket]):
         item = dataset[Position(bucket, index)]

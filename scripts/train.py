@@ -71,7 +71,7 @@ def main() -> None:
             config, model, dataset.empty_prompt(), dataset.text_segments(),
             training_batches(config, dataset, multiples, encode),
             held_out and held_out_batches(config, held_out, encode),
-            sample_source(config, info.encoded.grid, run), run,
+            sample_source(config, data, run), run,
         )  # fmt: skip
 
 
@@ -157,7 +157,8 @@ def inputs(args: argparse.Namespace, shards: Path) -> tuple[Inputs, Facts]:
     held_out = ClipDataset(args.validation, seed=0) if args.validation else None
     if held_out is not None:
         held_out.info.check_goes_with(info, args.validation, shards)
-    data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid)
+    shapes = zip((bucket.pixels for bucket in dataset.buckets), dataset.counts, strict=True)
+    data = TrainingData(info.inputs, info.fingerprints, info.encoded.grid, tuple(shapes))
     RunFolder(args.run).changes(config, data)  # what must stay is told before anything is made of the rest
     facts = {**config_facts(config), **code_facts(CODE)}
     for name, clips in {"--data": dataset, "--validation": held_out}.items():

@@ -14,17 +14,16 @@ from data.video import write_mp4
 from video_dit.config import Config
 from video_dit.files import write_atomically
 from video_dit.models.weights import merge_adapters, with_frozen
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.sampling.contact_sheet import contact_sheet
 from video_dit.sampling.outputs import slug, write_gif
 from video_dit.sampling.pipeline import VideoPipeline
-from video_dit.shapes import Grid
 from video_dit.training.loop import SampleSource
 from video_dit.training.progress import Samples
 from video_dit.training.trackers import SampleClip
 
 
-def sample_source(config: Config, trained_grid: Grid, run: RunFolder) -> SampleSource | None:
+def sample_source(config: Config, data: TrainingData, run: RunFolder) -> SampleSource | None:
     """What makes the clips that `training.sample_every` asks for, and writes them into the run's folder; or None.
 
     They are made on the device of this rank, beside what training has there.
@@ -36,7 +35,7 @@ def sample_source(config: Config, trained_grid: Grid, run: RunFolder) -> SampleS
         prompts = prompts_of(config, run)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         whole = merge_adapters(with_frozen(weights, run.frozen_weights, "--run"), config.lora)
-        pipeline = VideoPipeline(config, whole, trained_grid, device)
+        pipeline = VideoPipeline(config, whole, data, device)
         clips = pipeline(prompts, list(range(len(prompts)))).numpy()
         measures = measured(prompts, clips)
         folder = run.samples(step)

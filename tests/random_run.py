@@ -11,13 +11,15 @@ from video_dit.encoders import build_autoencoder, build_text_encoder
 from video_dit.encoders.fingerprint import encoder_fingerprints
 from video_dit.models import build_model
 from video_dit.run_folder import RunFolder, TrainingData
+from video_dit.shapes import Grid
 
 
-def random_run(folder: Path, config: Config) -> Path:
+def random_run(folder: Path, config: Config, *shapes: tuple[Grid, int]) -> Path:
+    """Where clips have other shapes than that of [data], all fit into it."""
     run = RunFolder(folder)
     autoencoder, text_encoder = build_autoencoder(config.autoencoder), build_text_encoder(config.text_encoder)
     encoded = EncodedShape.of(config.data.grid, autoencoder, text_encoder)
-    run.open(config, TrainingData("videos", encoder_fingerprints(config), encoded.grid), ["a prompt"])
+    run.open(config, TrainingData("videos", encoder_fingerprints(config), encoded.grid, shapes), ["a prompt"])
     torch.manual_seed(0)
     model = build_model(config, encoded)
     for parameter in model.parameters():

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from video_dit.config import Config, ConfigError, load_config
+from video_dit.config import Config, ConfigError, DataConfig, load_config
 from video_dit.run_folder import RunFolder, TrainingData, read_rows
 from video_dit.shapes import Grid
 
-DATA = TrainingData("videos", {"autoencoder": "first"}, Grid(1, 2, 3))
+SHAPES = ((Grid(1, 32, 32), 50), (Grid(8, 16, 32), 3), (Grid(8, 32, 32), 7))
+DATA = TrainingData("videos", {"autoencoder": "first"}, Grid(1, 2, 3), SHAPES)
 
 
 def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_path: Path) -> None:
@@ -43,6 +44,20 @@ def test_a_run_can_be_reopened_with_another_length_but_not_another_model(tmp_pat
     assert run.open(moved, DATA, ["a prompt"]) == ["autoencoder.frames_per_chunk: 16 before, 2 now"]
     assert run.load_config() == moved
     assert run.load_data() == DATA
+
+
+def test_the_usual_shape_is_that_of_data_or_else_that_of_most_frames() -> None:
+    for configured, usual in (((8, 16, 32), (8, 16, 32)), ((8, 64, 64), (8, 32, 32))):
+        frames, height, width = configured
+        table = DataConfig(num_frames=frames, height=height, width=width, fps=7)
+        assert (DATA.usual_clip(table).grid, DATA.usual_clip(table).fps) == (usual, 7)
+
+
+def test_data_of_before_shapes_were_kept_has_that_of_the_config(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.data_file.write_text('{"inputs": "videos", "fingerprints": {"autoencoder": "first"}, "grid": [1, 2, 3]}')
+    assert run.load_data() == DATA._replace(shapes=())
+    assert run.load_data().usual_clip(DataConfig()) == DataConfig()
 
 
 def test_a_folder_is_trained_in_by_one_process(tmp_path: Path) -> None:

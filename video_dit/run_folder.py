@@ -1,7 +1,7 @@
 """The layout of a run folder, which is all there is to a run.
 
 - config.toml: the resolved config
-- data.json: which videos and encoders its shards were made with, and how large their latents are
+- data.json: which videos and encoders its shards were made with, how large their latents are, and the shapes of clips
 - versions.json: what it ran with
 - metrics.jsonl: one line per step
 - validation.jsonl: one line per validation
@@ -16,7 +16,7 @@
 - snapshots/step-000500/: power-0.1.safetensors for each of these, which scripts/average.py combines
 - lock: held by the process that trains here
 - example_prompts.txt: captions of the data, to try the run with
-- evaluation.json: written by scripts/evaluate.py
+- evaluation.json: written by scripts/evaluate.py, of the weights and the seed that it names
 
 An exported model (scripts/export.py) is such a folder with model.safetensors and README.md in place of checkpoints and
 curves. It is read as a run, and no training goes on in it.
@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from video_dit.config import WHERE_AND_HOW, Config, ConfigError, dump, load_config
+from video_dit.config import WHERE_AND_HOW, Config, ConfigError, DataConfig, dump, load_config
 from video_dit.files import try_lock, write_atomically
 from video_dit.shapes import Grid
 
@@ -58,11 +58,27 @@ class TrainingData(NamedTuple):
     inputs: names what the data was made from.
     fingerprints: of the encoders that it was made with, by the names of their tables; None where nobody could tell.
     grid: latents of a clip; one that all clips fit into.
+    shapes: of clips in pixels, with how many have each; none in runs of before they were kept.
     """
 
     inputs: str
     fingerprints: dict[str, str | None]
     grid: Grid
+    shapes: tuple[tuple[Grid, int], ...] = ()
+
+    def usual_clip(self, table: DataConfig) -> DataConfig:
+        """[data] with the shape of a clip for which nobody asks another.
+
+        That is the table's, unless [buckets] left no clip with it: then the one that most frames have, so that with
+        images and videos it is one of the videos.
+
+        Args:
+            table: [data] of the run's config.
+        """
+        if not self.shapes or table.grid in dict(self.shapes):
+            return table
+        usual, _ = max(self.shapes, key=lambda shape: shape[0].frames * shape[1])
+        return table.model_copy(update={"num_frames": usual.frames, "height": usual.height, "width": usual.width})
 
 
 @dataclass(frozen=True)
@@ -225,7 +241,8 @@ class RunFolder:
         if not self.data_file.exists():
             raise ConfigError(f"{self.path} is not a run folder of this version (it has no data.json): train it again")
         values = json.loads(self.data_file.read_text(encoding="utf-8"))
-        return TrainingData(**{**values, "grid": Grid(*values["grid"])})
+        shapes = tuple((Grid(*pixels), clips) for pixels, clips in values.get("shapes", ()))
+        return TrainingData(**{**values, "grid": Grid(*values["grid"]), "shapes": shapes})
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"

@@ -290,6 +290,18 @@ def test_clips_of_several_shapes_go_into_shards_of_their_own(tmp_path: Path, rng
     assert videos_of(tmp_path / "out")["tiny.mp4"]["rule"] == "buckets.num_frames"
 
 
+def test_the_clip_of_data_need_not_fit_where_buckets_take_its_place(tmp_path: Path, rng: np.random.Generator) -> None:
+    """An autoencoder that takes even counts, and the odd one of [data], of which no clip is made."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_mp4(folder / "video.mp4", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), fps=8)
+    config = load_config(None, [*BASE, "autoencoder.name=haar", "data.num_frames=7", "buckets.num_frames=[4, 8]"])
+    preprocess_here(folder, tmp_path / "out", config)
+    info = DatasetInfo.read(tmp_path / "out")
+    assert info.encoded.grid == (4, 16, 16)
+    assert load_config(None, ["model.patch_size=[2,4,4]"], fixed=info.tables).data.num_frames == 7
+
+
 def test_scores_filters_and_duplicates_decide_what_is_kept(tmp_path: Path, rng: np.random.Generator) -> None:
     """A moving picture twice, one that stands still, and a black one."""
     folder = tmp_path / "videos"

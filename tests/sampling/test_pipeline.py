@@ -17,6 +17,7 @@ from video_dit.frames import to_uint8
 from video_dit.sampling.contact_sheet import contact_sheet
 from video_dit.sampling.given_frames import read_image
 from video_dit.sampling.pipeline import SamplingWarning, VideoPipeline
+from video_dit.shapes import Grid
 
 pytestmark = pytest.mark.filterwarnings("error::video_dit.sampling.pipeline.SamplingWarning")
 
@@ -39,6 +40,11 @@ def test_a_clip_has_the_size_of_training_unless_told_otherwise(pipeline: VideoPi
         assert pipeline(["a", "b"], num_steps=1, num_frames=2, height=24, width=32).shape == (2, 2, 24, 32, 3)
     with pytest.raises(UserError, match="height is 20"):
         pipeline("a", height=20)
+
+
+def test_a_run_on_buckets_makes_a_clip_of_one_of_them(tmp_path: Path, tiny_config: Config) -> None:
+    run = random_run(tmp_path, tiny_config, (Grid(2, 16, 8), 20), (Grid(2, 8, 16), 40))
+    assert VideoPipeline.from_run(run, device="cpu")("a red circle", num_steps=1).shape == (1, 2, 8, 16, 3)
 
 
 def test_a_clip_depends_on_its_own_prompt_and_seed(pipeline: VideoPipeline) -> None:

@@ -2,10 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-from ablation_grid import cells_of, read_grid
+from ablation_grid import Grid, cells_of, read_grid
+from ablation_runs import Run, Shards
 from ablation_size import Size, equal_sizes, matched
 from conftest import TINY
 from launch import REPOSITORY, run_script
+from random_run import random_run
 from scipy import stats
 
 from data.dataset_info import DatasetInfo
@@ -111,6 +113,26 @@ def test_the_interval_of_a_mean_is_scipy_s() -> None:
     expected = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
     assert t_interval(values) == pytest.approx(expected)
     assert t_interval([0.3]) is None
+
+
+def test_an_evaluation_counts_if_it_is_of_the_last_step_and_of_what_the_grid_asks(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    """Not one that somebody has made of a run that was still trained."""
+    config = load_config(None, (*TINY, "training.steps=1"))
+    shards = Shards(tiny_shards, DatasetInfo.read(tiny_shards), None, None)
+    grid = Grid(measures=("shapes_accuracy",), shapes_clips=12)
+    run = Run("cell", 0, config, random_run(tmp_path / "run", config), grid, shards)
+    evaluate = ["evaluate.py", "--run", str(run.path), "--clips", "12", "--seed", "0"]
+    assert run.left() == [evaluate]
+    done = {"weights": "checkpoints/step-000001/ema.safetensors", "seed": 0, "seen": {"clips": 12}}
+    half_trained = {"weights": "checkpoints/step-000000/ema.safetensors"}
+    for changes in ({}, half_trained, {"seed": 1}, {"seen": {"clips": 6}}):
+        run.folder.evaluation.write_text(json.dumps({**done, **changes}))
+        assert run.left() == ([evaluate] if changes else [])
+    longer = run._replace(config=load_config(None, (*TINY, "training.steps=2")))
+    run.folder.evaluation.write_text(json.dumps(done))
+    assert [command[0] for command in longer.left()] == ["train.py", "evaluate.py"]
 
 
 @pytest.mark.slow

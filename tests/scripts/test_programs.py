@@ -61,9 +61,11 @@ def test_generate_writes_clips_and_a_contact_sheet_and_overwrites_nothing(road: 
 
 
 def test_evaluate_writes_the_shares_with_their_interval(road: Path) -> None:
-    result = run_script("evaluate.py", "--run", road / "run", "--clips", 12)
+    result = run_script("evaluate.py", "--run", road / "run", "--clips", 12, "--seed", 7)
     assert result.returncode == 0, result.stderr
     evaluation = json.loads((road / "run/evaluation.json").read_text())
+    assert evaluation.pop("weights") == "checkpoints/step-000012/ema.safetensors"
+    assert evaluation.pop("seed") == 7
     assert list(evaluation) == ["seen", "held_out"]
     for row in evaluation.values():
         assert list(row) == ["all", "colour", "shape", "direction", "clips", "interval"]

@@ -14,9 +14,10 @@ from launch import losses, metrics, train
 from numpy.typing import NDArray
 from preprocessed import preprocess_here
 from safetensors.torch import load_file
-from two_buckets import two_buckets
+from two_buckets import SMALL, two_buckets
 
 from video_dit.config import load_config
+from video_dit.run_folder import RunFolder
 
 NUM_STEPS = 20
 
@@ -146,6 +147,8 @@ def test_clips_of_two_shapes_train_the_same_on_two_ranks_and_in_parts(tiny_shard
     assert start(tmp_path / "two", shards, 2, *settings, "training.micro_batch_size=2") == pytest.approx(
         whole, abs=1e-4
     )
+    of_clips = RunFolder(tmp_path / "whole").load_data().shapes
+    assert sorted(of_clips) == [(SMALL, 20), (load_config(None, TINY).data.grid, 40)]
     for steps in (5, 8):
         start(tmp_path / "parts", shards, 1, *settings, f"training.steps={steps}")
     assert start(tmp_path / "parts", shards, 1, *settings) == whole

@@ -67,6 +67,8 @@ class Config(Table):
     @model_validator(mode="after")
     def _check_grid(self) -> "Config":
         stride = AUTOENCODER_STRIDES.get(self.autoencoder.name)
+        if self.buckets.sizes or self.buckets.num_frames or self.buckets.aspects:
+            return self  # there need be no clip of [data]
         if stride and "model" in self.model_fields_set:  # else the config may be for preprocessing: it needs no model
             latents = self.data.grid.divided_by(stride, "stride of the autoencoder")
             grid, table = token_grid(latents, self.model.patch_size), self.model.position_grid

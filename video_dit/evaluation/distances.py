@@ -34,7 +34,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     Raises:
         UserError: there are too few, of different widths, or not finite.
     """
-    a, b = _matrices(a, b)
+    a, b = (clips.flatten(0, 1) for clips in _checked(a, b))
     mean_a, mean_b = a.mean(0), b.mean(0)
     root_a, root_b = ((x - mean) / (len(x) - 1) ** 0.5 for x, mean in ((a, mean_a), (b, mean_b)))
     traces = root_a.square().sum() + root_b.square().sum()
@@ -46,7 +46,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """The unbiased squared maximum mean discrepancy (Gretton et al. 2012, equation 3), k(x, y) = (x . y / D + 1)^3.
 
-    This is KID (Binkowski et al. 2018, arXiv 1801.01401, section 4), over all pairs and not the mean over subsets.
+    This is KID (Binkowski et al. 2018, arXiv 1801.01401, section 4), over all pairs and not the mean over subsets. Of
+    a set's own pairs those within a clip are left out, as frames of a clip are like each other.
 
     Its mean does not depend on N, so that sets of different sizes can be compared; where the distributions are the
     same it is around 0, and often below.
@@ -58,26 +59,35 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     Raises:
         UserError: there are too few, of different widths, or not finite.
     """
-    a, b = _matrices(a, b)
-    own_a, own_b = ((_kernel_sum(x, x) - _kernel_diagonal(x)) / (len(x) * (len(x) - 1)) for x in (a, b))
+    a, b = _checked(a, b)
+    own_a, own_b = map(_mean_over_clips, (a, b))
+    a, b = a.flatten(0, 1), b.flatten(0, 1)
     return own_a + own_b - 2 * _kernel_sum(a, b) / (len(a) * len(b))
 
 
+def _mean_over_clips(clips: Tensor) -> float:
+    """Of the kernel of features of two clips of [N, F, D], over all such pairs."""
+    num_clips, num_features, _ = clips.shape
+    features, within_clips = clips.flatten(0, 1), float(_kernel(clips, clips).sum())
+    return (_kernel_sum(features, features) - within_clips) / (num_clips * (num_clips - 1) * num_features**2)
+
+
 def _kernel_sum(a: Tensor, b: Tensor) -> float:
-    return sum(float(((rows @ b.mT) / a.shape[1] + 1).pow(3).sum()) for rows in a.split(_KERNEL_ROWS))
+    return sum(float(_kernel(rows, b).sum()) for rows in a.split(_KERNEL_ROWS))
 
 
-def _kernel_diagonal(a: Tensor) -> float:
-    return float((a.square().mean(1) + 1).pow(3).sum())
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Of each pair of rows."""
+    return (a @ b.mT / a.shape[-1] + 1).pow(3)
 
 
-def _matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float64 [N, D]."""
-    a, b = (x.flatten(0, -2).double() for x in (a, b))
-    if a.shape[1] != b.shape[1]:
-        raise UserError(f"features of width {a.shape[1]} and {b.shape[1]} are compared: take both from one network")
+def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float64 [N, F, D]."""
+    a, b = (x.unsqueeze(1).flatten(1, -2).double() for x in (a, b))
+    if a.shape[2] != b.shape[2]:
+        raise UserError(f"features of width {a.shape[2]} and {b.shape[2]} are compared: take both from one network")
     if min(len(a), len(b)) < 2:
-        raise UserError(f"{len(a)} and {len(b)} features are compared, and each set needs 2 at least: give more clips")
+        raise UserError(f"{len(a)} and {len(b)} clips are compared, and each set needs 2 at least: give more clips")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise UserError("features are not all finite: look for NaN in the network's weights, or compute it in fp32")
     return a, b

@@ -1,5 +1,8 @@
 """How much clips move, and how much they flicker, in units of the range of pixels."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from video_dit.evaluation.clips import check_clips
@@ -20,8 +23,8 @@ def motion_magnitude(clips: Tensor) -> Tensor:
     Raises:
         UserError: they are no such clips.
     """
-    levels = _levels(clips, min_frames=2)
-    return (levels[:, 1:] - levels[:, :-1]).abs().flatten(1).mean(1)
+    check_clips(clips, min_frames=2)
+    return _of_each(clips, lambda levels: levels[1:] - levels[:-1])
 
 
 def temporal_flicker(clips: Tensor) -> Tensor:
@@ -39,11 +42,13 @@ def temporal_flicker(clips: Tensor) -> Tensor:
     Raises:
         UserError: they are no such clips.
     """
-    levels = _levels(clips, min_frames=3)
-    return (levels[:, 1:-1] - (levels[:, :-2] + levels[:, 2:]) / 2).abs().flatten(1).mean(1)
+    check_clips(clips, min_frames=3)
+    return _of_each(clips, lambda levels: levels[1:-1] - (levels[:-2] + levels[2:]) / 2)
 
 
-def _levels(clips: Tensor, min_frames: int) -> Tensor:
-    """In [0, 1], of clips that have so many frames."""
-    check_clips(clips, min_frames)
-    return clips.double() / 255
+def _of_each(clips: Tensor, difference: Callable[[Tensor], Tensor]) -> Tensor:
+    """[N], the mean absolute difference that there is within the levels of each clip, float64 [F, H, W, 3] in [0, 1].
+
+    Clip by clip, as its levels take eight times the memory of its pixels.
+    """
+    return torch.stack([difference(clip.double() / 255).abs().mean() for clip in clips])

@@ -23,12 +23,12 @@ from video_dit.models import build_model
 from video_dit.models.step_cache import StepCache
 from video_dit.models.weights import check_weights, merge_adapters, read_parts
 from video_dit.precision import autocast
-from video_dit.run_folder import RunFolder
+from video_dit.run_folder import RunFolder, TrainingData
 from video_dit.sampling.extrapolation import SamplingWarning, extrapolations
 from video_dit.sampling.given_frames import checked_frames
 from video_dit.sampling.offload import offload_blocks
 from video_dit.sampling.plan import Plan, Window, plan_clip, still_length
-from video_dit.shapes import Grid, latent_grid
+from video_dit.shapes import latent_grid
 
 
 class _Batch(NamedTuple):
@@ -63,7 +63,7 @@ class VideoPipeline:
     Args:
         config: of the run.
         weights: of the model.
-        trained_grid: latents of a clip in training, one that all clips fit into.
+        data: what the run was trained on.
         device: where to compute.
         precision: "fp32", or that of products under autocast; None: as in training.
         compile: hands each block of the model to torch.compile: slow at first, then faster.
@@ -72,6 +72,7 @@ class VideoPipeline:
         weights_file: where the weights are from.
 
     Attributes:
+        config: of the run, with the clip of [data] one that it was trained on.
         run: the folder that `from_run` has read.
 
     Raises:
@@ -82,7 +83,7 @@ class VideoPipeline:
         self,
         config: Config,
         weights: dict[str, Tensor],
-        trained_grid: Grid,
+        data: TrainingData,
         device: torch.device,
         *,
         precision: Autocast | None = None,
@@ -94,6 +95,7 @@ class VideoPipeline:
         if tile_size is not None:
             overlap = tuple(min(o, t // 2) for o, t in zip(config.autoencoder.tile_overlap, tile_size, strict=True))
             config = with_changes(config, "autoencoder", {"tile_size": tile_size, "tile_overlap": overlap})
+        config = config.model_copy(update={"data": data.usual_clip(config.data)})
         self.run: Path | None = None
         self.weights_file = weights_file
         self.config = config
@@ -104,7 +106,7 @@ class VideoPipeline:
         self._texts: dict[str, TextCondition] = {}
         self._makes_room = bool(config.text_encoder.models) and not offload  # for a text encoder that has weights
         encoded = EncodedShape.of(config.data.grid, self.autoencoder, self.text_encoder)
-        self.model = build_model(config, encoded._replace(grid=trained_grid))
+        self.model = build_model(config, encoded._replace(grid=data.grid))
         check_weights(weights, self.model.state_dict(), str(weights_file or "weights"))
         self.model.load_state_dict(weights)
         self.model.eval().requires_grad_(False)
@@ -147,7 +149,7 @@ class VideoPipeline:
         if not file.exists():
             raise UserError(f"{file}: there are no such weights; the run may have gone on and removed this checkpoint")
         whole = merge_adapters(read_parts(file, folder.frozen_weights, "weights"), config.lora)
-        pipeline = cls(config, whole, data.grid, device, weights_file=file, **options)
+        pipeline = cls(config, whole, data, device, weights_file=file, **options)
         for told in check_encoders(config, data.fingerprints, str(folder.path)):  # now that all have been fetched
             warnings.warn(told, SamplingWarning, stacklevel=2)
         pipeline.run = folder.path
@@ -350,7 +352,7 @@ class VideoPipeline:
         times = sampling_times(process, sampling.num_steps, shift, sampling.spacing, sampling.zero_init)
         for _ in range(sampling.num_steps + 1 - len(times)):
             report(0)  # of what zero_init leaves out
-        return solve(
+        latents = solve(
             velocity,
             draw_noise(),
             times,
@@ -360,6 +362,8 @@ class VideoPipeline:
             keep=None if given is None else given.hold,
             on_step=report,
         )
+        self.step_cache.start(0.0)  # whoever asks the model next, such as a measure of its loss, has all blocks run
+        return latents
 
     def _denoiser(self, plan: Plan, given: _Given | None) -> Denoiser:
         """The model as a function of x_t, t and the text alone."""
