@@ -126,7 +126,7 @@ def _model_card(
     config: Config, data: TrainingData, source: _Source, precision: str, num_parameters: int, has_adapters: bool
 ) -> str:
     """Markdown, with the metadata that model hubs read."""
-    clip, model = config.data, config.model
+    clip, model = data.usual_clip(config.data), config.model
     steps = f"after {source.step} steps of {config.training.batch_size} clips" if source.step else "of unknown age"
     encoders = "\n".join(
         f"| {name} | {table.name}, fingerprint {data.fingerprints.get(name) or 'unknown'} |"
