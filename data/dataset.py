@@ -32,14 +32,14 @@ MAX_REPLACEMENTS = 100
 class Item(NamedTuple):
     """A sample and the seed of its draws.
 
-    stratum: its part of [0, 1], if each sample of its step has an equal one: where that begins, and how long it is.
+    place: where it stands in the batch of its step, and how many samples that has.
     frames: uint8 [F, H, W, 3], where shards hold videos; None too if neither this clip nor others can be decoded.
     problems: files that could not be decoded, each with what is wrong; the sample stands in the place of theirs.
     """
 
     sample: Sample
     seed: int
-    stratum: tuple[float, float]
+    place: tuple[int, int]
     frames: Tensor | None = None
     problems: tuple[tuple[str, str], ...] = ()
 
@@ -92,7 +92,7 @@ class ClipDataset(Dataset[Item]):
     def __getitem__(self, position: Position) -> Item:
         """The sample at a position."""
         bucket, index, batch_size = position
-        stratum = index % batch_size / batch_size, 1 / batch_size
+        place_in_step = index % batch_size, batch_size
         epoch, within = divmod(index, self.counts[bucket])
         place = self._places[bucket][self.order(bucket, epoch)[within]]
         draws = derive_seed(self.seed, epoch, place[0])
@@ -102,9 +102,9 @@ class ClipDataset(Dataset[Item]):
             _, shard, row = place
             sample = self._reader(shard)[row].show(u, draws)
             if sample.cut is None or len(problems) > MAX_REPLACEMENTS:
-                return Item(sample, draws, stratum, None, tuple(problems))
+                return Item(sample, draws, place_in_step, None, tuple(problems))
             try:
-                return Item(sample, draws, stratum, self._decode(sample.cut, bucket), tuple(problems))
+                return Item(sample, draws, place_in_step, self._decode(sample.cut, bucket), tuple(problems))
             except VideoError as error:
                 problems.append((sample.cut.place.location, str(error)))
             other = derive_seed(draws, "replacement", len(problems)) % self.counts[bucket]
@@ -239,8 +239,8 @@ def collate(items: list[Item]) -> Batch | FrameBatch:
     text = TextCondition(*map(torch.stack, zip(*(item.sample.text for item in items), strict=True)))
     clip = ClipInfo(*map(torch.stack, zip(*(item.sample.clip for item in items), strict=True)))
     seeds = torch.tensor([item.seed for item in items])
-    strata = torch.tensor([item.stratum for item in items], dtype=torch.float64)
-    rest = text, clip, seeds, strata, tuple(item.sample.id for item in items)
+    places = torch.tensor([item.place for item in items])
+    rest = text, clip, seeds, places, tuple(item.sample.id for item in items)
     latents = [item.sample.latents for item in items if item.sample.latents is not None]
     if latents:
         return Batch(torch.stack(latents), *rest)

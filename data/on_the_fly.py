@@ -16,7 +16,7 @@ class FrameBatch(NamedTuple):
     """A `Batch` that is still to be encoded.
 
     frames: uint8 [B, F, H, W, 3]; None where one could not be decoded, and nor could many others in its place.
-    text, clip, seeds, strata, ids: as in `Batch`.
+    text, clip, seeds, places, ids: as in `Batch`.
     problems: files that could not be decoded, each with what is wrong; other clips stand in their places.
     """
 
@@ -24,7 +24,7 @@ class FrameBatch(NamedTuple):
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
-    strata: Tensor
+    places: Tensor
     ids: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
 
@@ -68,4 +68,4 @@ class OnTheFly:
             mean, std = encode(batch.frames.to(self._device), self._autoencoder)
         deviations = [None] * len(mean) if std is None else list(std)
         drawn = [draw_latents(*each) for each in zip(mean, deviations, batch.seeds.tolist(), strict=True)]
-        return Batch(torch.stack(drawn), batch.text, batch.clip, batch.seeds, batch.strata, batch.ids)
+        return Batch(torch.stack(drawn), batch.text, batch.clip, batch.seeds, batch.places, batch.ids)

@@ -87,7 +87,7 @@ def steps(
 
 def rows(batch: Batch, which: slice) -> Batch:
     text, clip = TextCondition(*(x[which] for x in batch.text)), ClipInfo(*(x[which] for x in batch.clip))
-    return Batch(batch.latents[which], text, clip, batch.seeds[which], batch.strata[which], batch.ids[which])
+    return Batch(batch.latents[which], text, clip, batch.seeds[which], batch.places[which], batch.ids[which])
 
 
 if __name__ == "__main__":

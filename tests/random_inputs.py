@@ -22,5 +22,6 @@ def random_batch(batch: int, encoded: EncodedShape) -> Batch:
         torch.ones(batch, encoded.text_length, dtype=torch.bool),
         torch.randn(batch, encoded.pooled_width),
     )
+    places = torch.tensor([(place, batch) for place in range(batch)])
     latents = torch.randn(batch, encoded.channels, *encoded.grid)
-    return Batch(latents, text, random_clip_info(batch), torch.arange(batch), torch.zeros(batch, 2), ("",) * batch)
+    return Batch(latents, text, random_clip_info(batch), torch.arange(batch), places, ("",) * batch)

@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     text: the captions' embeddings.
     clip: where the clips come from.
     seeds: [B] int64, a function of (seed, epoch, sample id) alone.
-    strata: [B, 2] float64, a sample's part of [0, 1] if each of its step has an equal one: its begin and its length.
+    places: [B, 2] int64, where a sample stands in the batch of its step, and how many samples that has.
     ids: B, of the samples.
     """
 
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     text: TextCondition
     clip: ClipInfo
     seeds: Tensor
-    strata: Tensor
+    places: Tensor
     ids: tuple[str, ...]
 
 

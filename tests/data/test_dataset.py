@@ -113,12 +113,12 @@ def test_batches_hold_what_the_shards_hold(tiny_shards: Path, num_workers: int) 
     batches = list(islice(load_batches(dataset, positions, num_workers), 3))
     for step, batch in enumerate(batches):
         for row in range(BATCH_SIZE):
-            sample, seed, stratum = dataset[Position(0, step * BATCH_SIZE + row, BATCH_SIZE)][:3]
+            sample, seed, place = dataset[Position(0, step * BATCH_SIZE + row, BATCH_SIZE)][:3]
             assert torch.equal(batch.latents[row], sample.latents.float())
             assert torch.equal(batch.text.embeds[row], sample.text.embeds)
             assert batch.ids[row] == sample.id
             assert batch.seeds[row] == seed
-            assert batch.strata[row].tolist() == list(stratum) == [row / BATCH_SIZE, 1 / BATCH_SIZE]
+            assert batch.places[row].tolist() == list(place) == [row, BATCH_SIZE]
 
 
 @pytest.mark.parametrize(("num_ranks", "num_clips"), [(1, 10), (3, 10), (4, 1000)])

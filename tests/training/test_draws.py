@@ -14,8 +14,8 @@ SEEDS = torch.tensor([11, 22, 33, 44])
 def batch_of(seeds: torch.Tensor, num_frames: int = 4) -> Batch:
     text, clip = random_text(len(seeds), 3, 4), random_clip_info(len(seeds))
     latents = torch.zeros(len(seeds), 3, num_frames, 2, 2)
-    strata = torch.tensor([(place / len(seeds), 1 / len(seeds)) for place in range(len(seeds))], dtype=torch.float64)
-    return Batch(latents, text, clip, seeds, strata, ("",) * len(seeds))
+    places = torch.tensor([(place, len(seeds)) for place in range(len(seeds))])
+    return Batch(latents, text, clip, seeds, places, ("",) * len(seeds))
 
 
 def config_of(model: dict[str, Any] | None = None, **diffusion: Any) -> Config:
@@ -88,7 +88,7 @@ def test_stratified_timesteps_are_spread_over_the_batch() -> None:
     t = draw(batch_of(SEEDS), config).t[:, 0]
     assert (t * 4).long().tolist() == [0, 1, 2, 3]
     last_two = batch_of(SEEDS)
-    last_two = last_two._replace(latents=last_two.latents[2:], seeds=SEEDS[2:], strata=last_two.strata[2:])
+    last_two = last_two._replace(latents=last_two.latents[2:], seeds=SEEDS[2:], places=last_two.places[2:])
     assert torch.equal(draw(last_two, config).t[:, 0], t[2:])  # on another rank
 
 

@@ -78,7 +78,7 @@ def test_validation_has_the_same_noise_whatever_the_batches_are() -> None:
 
     def part(rows: list[int]) -> Batch:
         take = lambda fields: type(fields)(*(x[rows] for x in fields))  # noqa: E731
-        numbers = batch.seeds[rows], batch.strata[rows]
+        numbers = batch.seeds[rows], batch.places[rows]
         return Batch(batch.latents[rows], take(batch.text), take(batch.clip), *numbers, ("",) * len(rows))
 
     whole = validate(Recorder(), loss_function, [(batch, torch.ones(4, dtype=torch.bool))])

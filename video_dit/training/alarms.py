@@ -27,8 +27,7 @@ class Shown(NamedTuple):
 
     def rows(self) -> list[dict[str, object]]:
         """Of each sample: its id, the seed of its draws, its place in the step's batch, its loss; JSON."""
-        begin, length = self.batch.strata.T
-        numbers = (self.batch.seeds.tolist(), (begin / length).round().int().tolist(), self.losses.tolist())
+        numbers = (self.batch.seeds.tolist(), self.batch.places[:, 0].tolist(), self.losses.tolist())
         return [
             {"id": name, "seed": seed, "place": place, "loss": finite_or_none(loss)}
             for name, seed, place, loss in zip(self.batch.ids, *numbers, strict=True)

@@ -53,8 +53,8 @@ def draw(batch: Batch, config: Config, num_encoders: int = 1) -> Draws:
     dropped = _dropped(diffusion, of_dropping)
     given = _given(diffusion, noise.shape[2], of_giving)
     if diffusion.stratified:
-        begin, length = batch.strata.T[..., None]
-        u = begin + length * u
+        place, size = batch.places.T[..., None]
+        u = (place + u) / size
     t = sample_t(u, build_process(diffusion), diffusion, shift_for(tokens.size, diffusion))
     return Draws(noise, t, given, dropped)
 
