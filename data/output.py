@@ -1,6 +1,7 @@
 """Folders that results are written to, on this machine or behind a URL; a file in them is whole or not there."""
 
 import os
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 from data.storage import is_url, open_url, remote_errors
 from video_dit.errors import UserError
 
-_UNFINISHED = ".tmp"
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp\Z")
+"""What ends the name of a file that `LocalOutput` is writing; others may have names of their own that end in .tmp."""
 
 
 class OutputFolder(Protocol):
@@ -136,7 +138,7 @@ class LocalOutput:
 
     def write(self, name: str, content: bytes | memoryview, durable: bool = True) -> None:
         path = self.path / name
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             with open(_open_new(temporary, os.O_WRONLY), "wb") as file:
                 file.write(content)
@@ -158,11 +160,12 @@ class LocalOutput:
     def names(self) -> list[str]:
         if not self.path.is_dir():
             return []
-        return sorted(p.name for p in self.path.iterdir() if p.is_file() and p.suffix != _UNFINISHED)
+        return sorted(p.name for p in self.path.iterdir() if p.is_file() and not _UNFINISHED.search(p.name))
 
     def clean(self) -> None:
-        for path in self.path.rglob(f"*{_UNFINISHED}"):
-            path.unlink(missing_ok=True)
+        for path in self.path.rglob("*.tmp"):
+            if _UNFINISHED.search(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 class RemoteOutput:

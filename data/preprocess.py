@@ -1,5 +1,6 @@
 """From videos to shards: the whole of it, and the plan of it."""
 
+import os
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,9 +23,11 @@ from data.report.tables import (
     probed_columns,
     table_bytes,
 )
-from data.sources.discovery import discover
+from data.sources.discovery import discover, root_of
 from data.stages.encoding import EncoderSource
+from data.storage import is_url
 from data.units.looks import Look
+from data.units.shards import SHARD_FILE
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
@@ -68,11 +71,13 @@ def preprocess(
         what became of it all, for the terminal; None when `out` already holds just these shards.
 
     Raises:
-        UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards,
-            or no clip is left, with the change that would help.
+        UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards
+            or is the folder of the source, or no clip is left, with the change that would help.
     """
     folder = output_folder(out)
     videos, dropped = discover(source, config.data)
+    if _resolved(out) == _resolved(root_of(source)):
+        raise UserError(f"{out} is the folder of the source, whose files could be replaced: give another --out")
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
     inputs = fingerprint_of(videos)
     existing = _existing(folder, out, overwrite)
@@ -121,6 +126,10 @@ def explain(
     work.assign_buckets()
     work.refuse_nothing()
     return summary(*_tables(work))
+
+
+def _resolved(location: str) -> str:
+    return location.rstrip("/") if is_url(location) else os.path.realpath(location)
 
 
 def _existing(folder: OutputFolder, out: str, overwrite: bool) -> DatasetInfo | None:
@@ -181,7 +190,7 @@ def _write_outcome(
 
 def _remove_other_shards(folder: OutputFolder, info: DatasetInfo) -> None:
     for name in folder.names():
-        if name.startswith("shard-") and name not in info.shards:
+        if SHARD_FILE.fullmatch(name) and name not in info.shards:
             folder.delete(name)
 
 

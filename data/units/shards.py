@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -58,6 +59,10 @@ def _describe_encoders(source: EncoderSource, guard: Guard) -> bytes:  # noqa: A
     values["fingerprints"] = source.fingerprints()
     values["empty_prompt"] = base64.b64encode(shard_of([prompt_alone("", text_encoder)], "")[0]).decode()
     return json.dumps(values).encode()
+
+
+SHARD_FILE = re.compile(r"shard-\d+x\d+x\d+-\d{5,}-[0-9a-f]{8}\.arrow")
+"""The names that `shard_unit` gives; other files that begin alike are not ours, such as shard-000000.tar."""
 
 
 class WrittenShard(NamedTuple):

@@ -36,6 +36,8 @@ def test_a_crash_while_writing_leaves_the_old_file_and_rests_that_are_cleaned(
 ) -> None:
     folder = LocalOutput(tmp_path)
     folder.write("deep/a", b"old")
+    folder.write("deep/of_a_user.tmp", b"notes")
+    (tmp_path / "deep" / f"folder.{'0' * 32}.tmp").mkdir()
 
     class CrashError(Exception): ...
 
@@ -46,10 +48,10 @@ def test_a_crash_while_writing_leaves_the_old_file_and_rests_that_are_cleaned(
     with pytest.raises(CrashError):
         folder.write("deep/a", b"new")
     assert folder.read("deep/a") == b"old"
-    assert len(list((tmp_path / "deep").iterdir())) == 2
-    assert LocalOutput(tmp_path / "deep").names() == ["a"]
+    assert len(list((tmp_path / "deep").iterdir())) == 4
+    assert LocalOutput(tmp_path / "deep").names() == ["a", "of_a_user.tmp"]
     folder.clean()
-    assert len(list((tmp_path / "deep").iterdir())) == 1
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"a", "of_a_user.tmp", f"folder.{'0' * 32}.tmp"}
 
 
 def test_a_note_is_replaced_as_a_whole_and_outlives_who_wrote_it(folder: OutputFolder) -> None:

@@ -193,6 +193,35 @@ def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path:
     assert {path.name for path in out.glob("shard-*")} == DatasetInfo.read(out).shards.keys()
 
 
+def test_files_that_are_not_its_own_stay(messy: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    others = ["shard-000000.tar", "shard-8x32x32-00000.arrow", "notes/draft.tmp"]
+    for name in others:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(name)
+    assert preprocess_here(messy, out, config) is None
+    config = load_config(None, [*BASE, "data.clips_per_shard=1"])
+    assert preprocess_here(messy, out, config, overwrite=True) is not None
+    assert [(out / name).read_text() for name in others] == others
+
+
+def test_the_folder_of_the_source_is_not_written_to(
+    messy: Path, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (messy / "clips.jsonl").write_text(json.dumps({"path": "good.mp4", "caption": "red"}))
+    with tarfile.open(messy / "shard-000000.tar", "w") as tar:
+        tar.add(messy / "good.mp4", "good.mp4")
+    before = sorted(messy.iterdir())
+    (tmp_path / "link").symlink_to(messy)
+    monkeypatch.chdir(messy)
+    for source, out in ((messy, messy), (messy, "."), (f"{messy}/", tmp_path / "link"), ("clips.jsonl", messy)):
+        with pytest.raises(UserError, match=f"{out} is the folder of the source, .*: give another --out"):
+            preprocess_here(source, out, config)
+    assert sorted(messy.iterdir()) == before
+    assert preprocess_here(messy, messy / "shards", config) is not None
+
+
 def test_shards_of_another_version_are_replaced_when_that_is_asked_for(
     messy: Path, tmp_path: Path, config: Config
 ) -> None:
