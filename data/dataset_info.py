@@ -12,7 +12,7 @@ from video_dit.contracts import Autoencoder, EncodedShape, TextSegment
 from video_dit.errors import UserError
 from video_dit.shapes import Grid, latent_grid
 
-VERSION = 3
+VERSION = 4
 
 Holds = Literal["latents", "videos"]
 """What shards hold of a clip: what the autoencoder made of it, or the place from which training decodes it."""
@@ -62,6 +62,7 @@ class DatasetInfo:
 
     tables: the config tables that the shards were made with.
     inputs: names what they hold.
+    files: names the versions of the videos' files and, where shards hold videos, their places.
     fingerprints: of the encoders, by their tables' names; None where their files could not be read.
     encoded: what the encoders made of the clips; its grid covers all buckets.
     buckets: the shapes of the clips, by their names.
@@ -74,6 +75,7 @@ class DatasetInfo:
 
     tables: dict[str, dict[str, Any]]
     inputs: str
+    files: str
     fingerprints: dict[str, str | None]
     encoded: EncodedShape
     buckets: dict[str, Bucket]

@@ -39,14 +39,16 @@ class OutputFolder(Protocol):
         """A small file that is written often."""
         ...
 
-    def exists(self, name: str) -> bool: ...
+    def size(self, name: str) -> int | None:
+        """Of a file, in bytes; None if there is none."""
+        ...
 
     def delete(self, name: str) -> None:
         """If it is there."""
         ...
 
-    def names(self) -> list[str]:
-        """The files directly in the folder, in order; without those that somebody is writing."""
+    def sizes(self) -> dict[str, int]:
+        """Of the files directly in the folder, by their names; without those that somebody is writing."""
         ...
 
     def clean(self) -> None:
@@ -151,16 +153,20 @@ class LocalOutput:
                 temporary.unlink()
             raise _unwritten(str(path), error) from error
 
-    def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         if not self.path.is_dir():
-            return []
-        return sorted(p.name for p in self.path.iterdir() if p.is_file() and not _UNFINISHED.search(p.name))
+            return {}
+        files = (p for p in self.path.iterdir() if p.is_file() and not _UNFINISHED.search(p.name))
+        return {path.name: path.stat().st_size for path in files}
 
     def clean(self) -> None:
         for path in self.path.rglob("*.tmp"):
@@ -196,22 +202,26 @@ class RemoteOutput:
         except remote_errors() as error:
             raise _unwritten(f"{self._url}/{name}", error) from error
 
-    def exists(self, name: str) -> bool:
+    def size(self, name: str) -> int | None:
         fs, path = self._open(name)
         fs.invalidate_cache()
-        return bool(fs.exists(path))
+        try:
+            return int(fs.size(path))
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         fs, path = self._open(name)
         if fs.exists(path):
             fs.rm_file(path)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         fs, path = open_url(self._url)
         fs.invalidate_cache()
         if not fs.exists(path):
-            return []
-        return sorted(info["name"].rpartition("/")[2] for info in fs.ls(path, detail=True) if info["type"] == "file")
+            return {}
+        files = (info for info in fs.ls(path, detail=True) if info["type"] == "file")
+        return {info["name"].rpartition("/")[2]: int(info["size"]) for info in files}
 
     def clean(self) -> None:
         """Nothing: what was not finished is not there."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 from data.dataset_info import Bucket, DatasetInfo, Holds, bucket_name, covering
 from data.engine import Engine
 from data.output import OutputFolder, output_folder
-from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of
+from data.preprocessing import Candidate, Input, Preprocessing, ShowProgress, fingerprint_of, fingerprint_of_files
 from data.report.drops import find_drops
 from data.report.examples import choose_examples
 from data.report.html import REPORT_FILE, report_page
@@ -62,7 +62,7 @@ def preprocess(
         config: `TABLES` of it are read, and `model.patch_size` for the budget of tokens.
         encoders: how a worker comes by its encoders.
         engine: who works; entered when there is something to do.
-        overwrite: replace shards that were made from something else.
+        overwrite: replace shards that were made from something else; what is gone of `RESULTS` is made again, too.
         holds: what shards hold; of videos only the places where they are.
         show_progress: shows each stage.
         command: for the report: the one that makes the same again.
@@ -79,10 +79,10 @@ def preprocess(
     if _resolved(out) == _resolved(root_of(source)):
         raise UserError(f"{out} is the folder of the source, whose files could be replaced: give another --out")
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
-    inputs = fingerprint_of(videos)
+    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds)
     existing = _existing(folder, out, overwrite)
     is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
-    if is_same and existing.shards.keys() <= set(folder.names()):
+    if is_same and not overwrite and existing.files == files and _is_whole(existing, folder):
         _remove_other_shards(folder, existing)
         return None
     if existing is not None and not is_same and not overwrite:
@@ -102,7 +102,7 @@ def preprocess(
         work.refuse_nothing()
         work.write_shards(folder, holds)
         work.refuse_nothing()
-        return _write_outcome(work, out, folder, tables, inputs, holds, command)
+        return _write_outcome(work, out, folder, tables, inputs, files, holds, command)
 
 
 def explain(
@@ -152,9 +152,15 @@ def _is_made_of(
     return (existing.tables, existing.inputs, existing.holds) == (tables, inputs, holds) and same_encoders
 
 
+def _is_whole(existing: DatasetInfo, folder: OutputFolder) -> bool:
+    """As far as the lengths of the shards tell."""
+    return {name: shard.bytes for name, shard in existing.shards.items()}.items() <= folder.sizes().items()
+
+
 def _write_outcome(
-    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, holds: Holds, command: str
-) -> str:
+    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, files: str, holds: Holds,
+    command: str,
+) -> str:  # fmt: skip
     """Tables, report, and, last, dataset.json; then what an earlier run left is removed."""
     videos, clips = _tables(work)
     encoders = work.encoder_info
@@ -164,6 +170,7 @@ def _write_outcome(
     info = DatasetInfo(
         tables=tables,
         inputs=inputs,
+        files=files,
         fingerprints=encoders.fingerprints,
         encoded=EncodedShape.of(work.config.data.grid, encoders, encoders)._replace(
             grid=covering(bucket.latents for bucket in buckets.values())
@@ -189,7 +196,7 @@ def _write_outcome(
 
 
 def _remove_other_shards(folder: OutputFolder, info: DatasetInfo) -> None:
-    for name in folder.names():
+    for name in folder.sizes():
         if SHARD_FILE.fullmatch(name) and name not in info.shards:
             folder.delete(name)
 

@@ -102,7 +102,8 @@ def shard_unit(job: ShardJob, identity: object, number: int, out: OutputFolder) 
         out: the folder that it is written to.
     """
     settings = (VERSION, number, job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
-    key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
+    places = [clip.video.place for clip in job.clips if job.holds == "videos"]
+    key = unit_key("shard", *settings, places, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
     return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))
 
@@ -113,9 +114,9 @@ def read_shard(result: bytes) -> WrittenShard:
 
 
 def _is_there(out: OutputFolder, result: bytes) -> bool:
-    """A run with other settings removes the shards that it does not hold."""
-    file = read_shard(result).file
-    return file is None or out.exists(file)
+    """A run with other settings removes the shards that it does not hold; a copy of a folder may have lost the end."""
+    shard = read_shard(result)
+    return shard.file is None or out.size(shard.file) == shard.info.bytes
 
 
 def _write_shard(job: ShardJob, out: OutputFolder, file: str, guard: Guard) -> bytes:

@@ -193,6 +193,72 @@ def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path:
     assert {path.name for path in out.glob("shard-*")} == DatasetInfo.read(out).shards.keys()
 
 
+@pytest.mark.parametrize("without_info", [False, True])
+def test_a_damaged_shard_is_made_again(messy: Path, tmp_path: Path, config: Config, without_info: bool) -> None:
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    shard = min(out.glob("shard-*"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    if without_info:
+        (out / "dataset.json").unlink()
+    assert preprocess_here(messy, out, config) is not None
+    assert shard.read_bytes() == content
+    assert preprocess_here(messy, out, config) is None
+
+
+def test_a_video_that_was_replaced_by_one_of_its_size_is_looked_at_again(
+    messy: Path, tmp_path: Path, config: Config, rng: np.random.Generator
+) -> None:
+    """Both end with a box of nothing."""
+
+    def write(frames: np.ndarray) -> None:
+        write_mp4(messy / "good.mp4", frames, fps=8)
+        with (messy / "good.mp4").open("ab") as file:
+            rest = 100_000 - file.tell()
+            file.write(rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))
+
+    out, frames = tmp_path / "out", rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write(frames)
+    preprocess_here(messy, out, config)
+    before, inputs = samples_of(out), DatasetInfo.read(out).inputs
+    write(255 - frames)
+    assert preprocess_here(messy, out, config) is not None
+    changed = [(old.latents != new.latents).any() for old, new in zip(before, samples_of(out), strict=True)]
+    assert changed == [True, False]
+    assert DatasetInfo.read(out).inputs == inputs
+
+
+def test_shards_of_videos_follow_these(messy: Path, tmp_path: Path, config: Config) -> None:
+    """To another folder, and into another order in a tar. Shards of latents, of videos that were moved, stay."""
+
+    def pack(names: list[str]) -> Path:
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            for name in names:
+                tar.add(messy / name, name)
+        os.utime(tmp_path / "set.tar", (0, 0))
+        return tmp_path / "set.tar"
+
+    out, latents, moved = tmp_path / "out", tmp_path / "latents", tmp_path / "moved"
+    preprocess_here(messy, latents, config)
+    preprocess_here(messy, out, config, holds="videos")
+    inputs = DatasetInfo.read(out).inputs
+    messy.rename(moved)
+    assert preprocess_here(moved, latents, config) is None
+    assert preprocess_here(moved, out, config, holds="videos") is not None
+    places = {sample.cut.place.location for sample in samples_of(out) if sample.cut}
+    assert places == {str(moved / "good.mp4"), str(moved / "silent.mp4")}
+    assert DatasetInfo.read(out).inputs == inputs
+    assert preprocess_here(moved, out, config, holds="videos") is None
+    moved.rename(messy)
+    names, out = sorted(path.name for path in messy.iterdir()), tmp_path / "of_tar"
+    for order in (names, names[::-1]):
+        assert preprocess_here(pack(order), out, config, holds="videos") is not None
+        with tarfile.open(tmp_path / "set.tar") as tar:
+            offsets = {f"set.tar/{member.name}": member.offset_data for member in tar}
+        assert all(s.cut and s.cut.place.offset == offsets[s.id.rpartition("#")[0]] for s in samples_of(out))
+
+
 def test_files_that_are_not_its_own_stay(messy: Path, tmp_path: Path, config: Config) -> None:
     out = tmp_path / "out"
     preprocess_here(messy, out, config)
@@ -386,7 +452,12 @@ def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_tw
     preprocess_here(messy, out, load_config(None, [*settings, "captioner.weight=0.5"]), overwrite=True)
     assert samples_of(out)[0].weights == (1.0, 0.5)
     assert len(stub.questions) == 3
-    stub.in_turn(*[said("else")] * 3)
-    preprocess_here(messy, out, load_config(None, [*settings, "captioner.prompt=What else?"]), overwrite=True)
+    stub.in_turn(*[said("else")] * 3, *[said("again")] * 3)
+    config = load_config(None, [*settings, "captioner.prompt=What else?"])
+    preprocess_here(messy, out, config, overwrite=True)
     assert samples_of(out)[0].captions == (own[0], "else")
     assert len(stub.questions) == 6
+    shutil.rmtree(out / "work/caption")
+    preprocess_here(messy, out, config, overwrite=True)
+    assert samples_of(out)[0].captions == (own[0], "again")
+    assert len(stub.questions) == 9
