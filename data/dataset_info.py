@@ -67,6 +67,7 @@ class DatasetInfo:
     encoded: what the encoders made of the clips; its grid covers all buckets.
     buckets: the shapes of the clips, by their names.
     shards: by the name of the file.
+    empty_prompt: the name of the file that has the text encoder's answer to "".
     counts: of videos, clips and what else was counted.
     dropped: what was left out and why; a row for each reason.
     holds: latents, or the places of the videos from which training decodes them.
@@ -80,6 +81,7 @@ class DatasetInfo:
     encoded: EncodedShape
     buckets: dict[str, Bucket]
     shards: dict[str, ShardInfo]
+    empty_prompt: str
     counts: dict[str, int]
     dropped: list[dict[str, Any]]
     holds: Holds

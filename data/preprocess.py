@@ -27,7 +27,7 @@ from data.sources.discovery import discover, root_of
 from data.stages.encoding import EncoderSource
 from data.storage import is_url
 from data.units.looks import Look
-from data.units.shards import SHARD_FILE
+from data.units.shards import OWN_FILES, empty_prompt_file
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
 from video_dit.errors import UserError
@@ -83,7 +83,7 @@ def preprocess(
     existing = _existing(folder, out, overwrite)
     is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
     if is_same and not overwrite and existing.files == files and _is_whole(existing, folder):
-        _remove_other_shards(folder, existing)
+        _remove_others(folder, existing)
         return None
     if existing is not None and not is_same and not overwrite:
         raise UserError(
@@ -154,14 +154,15 @@ def _is_made_of(
 
 def _is_whole(existing: DatasetInfo, folder: OutputFolder) -> bool:
     """As far as the lengths of the shards tell."""
-    return {name: shard.bytes for name, shard in existing.shards.items()}.items() <= folder.sizes().items()
+    sizes = folder.sizes()
+    return existing.empty_prompt in sizes and all(sizes.get(name) == s.bytes for name, s in existing.shards.items())
 
 
 def _write_outcome(
     work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, files: str, holds: Holds,
     command: str,
 ) -> str:  # fmt: skip
-    """Tables, report, and, last, dataset.json; then what an earlier run left is removed."""
+    """All is made first; then it is written, dataset.json last, and what an earlier run left is removed."""
     videos, clips = _tables(work)
     encoders = work.encoder_info
     kept = [candidate for candidate in work.candidates if candidate.drop is None]
@@ -177,6 +178,7 @@ def _write_outcome(
         ),
         buckets=buckets,
         shards={shard.file: shard.info for shard in work.shards if shard.file is not None},
+        empty_prompt=empty_prompt_file(encoders.empty_prompt),
         counts={
             "videos": len(work.inputs), "videos_with_clips": len({c.source.id for c in kept}), "clips": len(kept)
         },
@@ -184,20 +186,22 @@ def _write_outcome(
         holds=holds,
     )  # fmt: skip
     prompts = _spread(list(dict.fromkeys(caption.text for c in kept for caption in c.captions)), NUM_EXAMPLE_PROMPTS)
-    folder.write("empty_prompt.arrow", encoders.empty_prompt)
+    report = report_page(out, info.to_json(), videos, clips, _pictures(work, videos, clips), command)
+    folder.write(info.empty_prompt, encoders.empty_prompt)
     folder.write("example_prompts.txt", "".join(f"{prompt}\n" for prompt in prompts).encode())
     folder.write(VIDEOS_FILE, table_bytes(videos))
     folder.write(CLIPS_FILE, table_bytes(clips))
-    report = report_page(out, info.to_json(), videos, clips, _pictures(work, videos, clips), command)
     folder.write(REPORT_FILE, report.encode())
     folder.write("dataset.json", info.to_bytes())
-    _remove_other_shards(folder, info)
+    _remove_others(folder, info)
     return summary(videos, clips)
 
 
-def _remove_other_shards(folder: OutputFolder, info: DatasetInfo) -> None:
+def _remove_others(folder: OutputFolder, info: DatasetInfo) -> None:
+    """What an earlier run has left."""
+    mine = {*info.shards, info.empty_prompt}
     for name in folder.sizes():
-        if SHARD_FILE.fullmatch(name) and name not in info.shards:
+        if OWN_FILES.fullmatch(name) and name not in mine:
             folder.delete(name)
 
 

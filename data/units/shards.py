@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from data.dataset_info import VERSION, Holds, ShardInfo, bucket_name
+from data.dataset_info import VERSION, Holds, ShardInfo, bucket_name, checksum
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
@@ -39,6 +39,11 @@ class EncoderInfo(NamedTuple):
     empty_prompt: bytes
 
 
+def empty_prompt_file(content: bytes) -> str:
+    """Its name."""
+    return f"empty_prompt-{checksum([content])[:8]}.arrow"
+
+
 def encoders_unit(source: EncoderSource) -> Unit:
     """What the encoders are; as loading them takes long and much memory, a worker does it."""
     return Unit("encoders", unit_key("encoders", VERSION, source.identity()), partial(_describe_encoders, source))
@@ -61,8 +66,8 @@ def _describe_encoders(source: EncoderSource, guard: Guard) -> bytes:  # noqa: A
     return json.dumps(values).encode()
 
 
-SHARD_FILE = re.compile(r"shard-\d+x\d+x\d+-\d{5,}-[0-9a-f]{8}\.arrow")
-"""The names that `shard_unit` gives; other files that begin alike are not ours, such as shard-000000.tar."""
+OWN_FILES = re.compile(r"(shard-\d+x\d+x\d+-\d{5,}|empty_prompt)-[0-9a-f]{8}\.arrow")
+"""The names that name their content; other files that begin alike are not ours, such as shard-000000.tar."""
 
 
 class WrittenShard(NamedTuple):
