@@ -124,10 +124,10 @@ def _open_new(path: Path, access: int) -> int:
 
 
 class LocalOutput:
-    """A folder of this machine, or one that all machines have mounted."""
+    """A folder of this machine, or one that all machines have mounted; processes have working folders of their own."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
 
     def read(self, name: str) -> bytes | None:
         try:

@@ -71,8 +71,8 @@ def preprocess(
         what became of it all, for the terminal; None when `out` already holds just these shards.
 
     Raises:
-        UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards
-            or is the folder of the source, or no clip is left, with the change that would help.
+        UserError: the source cannot be used, clips of these sizes do not fit the autoencoder, `out` holds other shards,
+            is the folder of the source or not that of the workers, or no clip is left, with the change that would help.
     """
     folder = output_folder(out)
     videos, dropped = discover(source, config.data)
@@ -153,16 +153,24 @@ def _is_made_of(
 
 
 def _is_whole(existing: DatasetInfo, folder: OutputFolder) -> bool:
-    """As far as the lengths of the shards tell."""
-    sizes = folder.sizes()
-    return existing.empty_prompt in sizes and all(sizes.get(name) == s.bytes for name, s in existing.shards.items())
+    return folder.size(existing.empty_prompt) is not None and not _missing(existing, folder)
+
+
+def _missing(info: DatasetInfo, folder: OutputFolder) -> list[str]:
+    """Shards that are not there or, as their lengths tell, not whole; a network's folder may be listed as it was."""
+    sizes, expected = folder.sizes(), {name: shard.bytes for name, shard in info.shards.items()}
+    return [name for name, size in expected.items() if sizes.get(name) != size and folder.size(name) != size]
 
 
 def _write_outcome(
     work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, files: str, holds: Holds,
     command: str,
 ) -> str:  # fmt: skip
-    """All is made first; then it is written, dataset.json last, and what an earlier run left is removed."""
+    """All is made first; then it is written, dataset.json last, and what an earlier run left is removed.
+
+    Raises:
+        UserError: a worker wrote a shard to another folder.
+    """
     videos, clips = _tables(work)
     encoders = work.encoder_info
     kept = [candidate for candidate in work.candidates if candidate.drop is None]
@@ -185,6 +193,11 @@ def _write_outcome(
         dropped=[drop.as_json() for drop in find_drops(videos, clips)],
         holds=holds,
     )  # fmt: skip
+    if missing := _missing(info, folder):
+        raise UserError(
+            f"{missing[0]} is not in {out}, where a worker wrote it: name an --out that all machines have mounted at "
+            "the same path, or a URL"
+        )
     prompts = _spread(list(dict.fromkeys(caption.text for c in kept for caption in c.captions)), NUM_EXAMPLE_PROMPTS)
     report = report_page(out, info.to_json(), videos, clips, _pictures(work, videos, clips), command)
     folder.write(info.empty_prompt, encoders.empty_prompt)

@@ -31,6 +31,16 @@ def test_files_are_written_read_listed_and_deleted(folder: OutputFolder) -> None
     assert (folder.sizes(), folder.size("a")) == ({"b": 6}, None)
 
 
+def test_a_path_is_that_of_who_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have working folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    folder = output_folder("out")
+    (tmp_path / "of_a_worker").mkdir()
+    monkeypatch.chdir("of_a_worker")
+    folder.write("a", b"one")
+    assert (tmp_path / "out/a").read_bytes() == b"one"
+
+
 def test_a_crash_while_writing_leaves_the_old_file_and_rests_that_are_cleaned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

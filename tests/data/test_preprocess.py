@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from caption_server import Stub, said
 from preprocessed import encoder_source, preprocess_here, unseen
 
 from data.dataset_info import DatasetInfo, verify
-from data.engine import InProcess
-from data.output import LocalOutput
+from data.engine import InProcess, Unit
+from data.output import LocalOutput, OutputFolder
 from data.preprocess import explain
 from data.shards import ShardReader, StoredSample
 from data.sources.captions import CLEANED
@@ -257,6 +258,25 @@ def test_shards_of_videos_follow_these(messy: Path, tmp_path: Path, config: Conf
         with tarfile.open(tmp_path / "set.tar") as tar:
             offsets = {f"set.tar/{member.name}": member.offset_data for member in tar}
         assert all(s.cut and s.cut.place.offset == offsets[s.id.rpartition("#")[0]] for s in samples_of(out))
+
+
+class Elsewhere(InProcess):
+    """What it writes is not where the driver looks for it."""
+
+    def run(self, units: Sequence[Unit], results: OutputFolder) -> Iterator[tuple[int, bytes]]:
+        yield from super().run(units, results)
+        assert isinstance(results, LocalOutput)
+        for shard in results.path.parent.glob("shard-*"):
+            shard.unlink()
+
+
+def test_shards_that_workers_wrote_elsewhere_are_missed(messy: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(
+        UserError, match=rf"shard-.*-00000-.*arrow is not in {out}, .*: name an --out that all machines"
+    ):
+        preprocess_here(messy, out, config, engine=Elsewhere())
+    assert [path.name for path in out.iterdir()] == ["work"]
 
 
 def test_files_that_are_not_its_own_stay(messy: Path, tmp_path: Path, config: Config) -> None:
