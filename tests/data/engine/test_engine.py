@@ -112,6 +112,17 @@ def test_an_item_is_forgiven_deaths_that_came_from_outside(tmp_path: Path) -> No
     assert not list((tmp_path / "attempts").iterdir())
 
 
+@pytest.mark.parametrize("left", [b"", bytes(60), b'{"run": "ru', b"[]", b"{}", b"\xff"])
+def test_a_note_that_is_damaged_is_none(tmp_path: Path, left: bytes) -> None:
+    """As a machine leaves it that goes down."""
+    folder = LocalOutput(tmp_path)
+    folder.write("attempts/abc", left)
+    for _ in range(MAX_DEATHS):
+        WatchingGuard(folder, "test/ab/abc", "run", 10.0)
+    with pytest.raises(UserError, match="processes died"):
+        WatchingGuard(folder, "test/ab/abc", "run", 10.0)
+
+
 def test_processes_that_die_at_no_item_end_the_run(tmp_path: Path) -> None:
     for _ in range(MAX_DEATHS):
         WatchingGuard(LocalOutput(tmp_path), "test/ab/abc", "run", 10.0)
