@@ -79,7 +79,7 @@ def preprocess(
     if _resolved(out) == _resolved(root_of(source)):
         raise UserError(f"{out} is the folder of the source, whose files could be replaced: give another --out")
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
-    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds)
+    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds, config)
     existing = _existing(folder, out, overwrite)
     is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
     if is_same and not overwrite and existing.files == files and _is_whole(existing, folder):

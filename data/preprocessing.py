@@ -27,7 +27,15 @@ from data.stages.failure import ClipError
 from data.stages.filters import Drop, clip_limits, drop_captions, drop_clip, drop_video
 from data.stages.scan import Scan
 from data.units.jobs import ClipJob
-from data.units.looks import Look, caption_units, picture_units, read_descriptions, read_pictures, scorer_units
+from data.units.looks import (
+    Look,
+    caption_units,
+    picture_units,
+    read_descriptions,
+    read_pictures,
+    scorer_code,
+    scorer_units,
+)
 from data.units.shards import EncoderInfo, ShardJob, WrittenShard, encoders_unit, read_encoders, read_shard, shard_unit
 from data.units.videos import probe_units, read_probe, scan_unit
 from video_dit.config import Config
@@ -366,9 +374,10 @@ def fingerprint_of(videos: Sequence[Video]) -> str:
     return _fingerprint([video.id, video.captions, video.place.size] for video in videos)
 
 
-def fingerprint_of_files(videos: Sequence[Video], holds: Holds) -> str:
-    """Names what else shards depend on: the files' versions, and where they are, if shards say that."""
-    return _fingerprint(video.place if holds == "videos" else video.place.version for video in videos)
+def fingerprint_of_files(videos: Sequence[Video], holds: Holds, config: Config) -> str:
+    """Names what else shards depend on: the versions of videos and scorers; places of videos, if shards say these."""
+    places = (video.place if holds == "videos" else video.place.version for video in videos)
+    return _fingerprint([*places, scorer_code(config.filters.scorers)])
 
 
 def _fingerprint(parts: Iterable[object]) -> str:

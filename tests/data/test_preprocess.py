@@ -2,6 +2,7 @@ import inspect
 import json
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from data.output import LocalOutput, OutputFolder
 from data.preprocess import explain
 from data.shards import ShardReader, StoredSample
 from data.sources.captions import CLEANED
+from data.units import looks
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
 from video_dit.contracts import TextCondition
@@ -449,6 +451,26 @@ def test_own_scorers_see_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     assert rows["light.mp4"]["shade"] == pytest.approx(160, abs=3)
     assert "too bright to be judged" in rows["white.mp4"]["reason"]
+
+
+def test_a_scorer_that_was_edited_scores_again(messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has loaded the old one does not give its scores for those of the new one."""
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # which is known by a file's size and the second
+    monkeypatch.syspath_prepend(tmp_path)
+    out, module = tmp_path / "out", tmp_path / "edited_scorers.py"
+    config = load_config(None, [*BASE, "filters.scorers={level = 'edited_scorers:level'}"])
+    for level in (1.0, 2.0):
+        module.write_text(f"def level(frames):\n    return {level}\n")
+        if level == 2.0:
+            with pytest.raises(
+                UserError, match=r"scorers.level names .* another in a worker .*: copy it .* start worker"
+            ):
+                preprocess_here(messy, out, config)
+            monkeypatch.delitem(sys.modules, "edited_scorers")
+            looks._scorers.cache_clear()
+        assert preprocess_here(messy, out, config) is not None
+        assert pq.read_table(out / "clips.parquet")["level"].to_pylist() == [level] * 3
+        assert preprocess_here(messy, out, config) is None
 
 
 def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_twice(
