@@ -62,7 +62,7 @@ class DatasetInfo:
 
     tables: the config tables that the shards were made with.
     inputs: names what they hold.
-    files: names the versions of the files of videos and scorers and, where shards hold videos, their places.
+    files: names the versions of the files of videos, scorers and captioner and, where shards hold videos, their places.
     fingerprints: of the encoders, by their tables' names; None where their files could not be read.
     encoded: what the encoders made of the clips; its grid covers all buckets.
     buckets: the shapes of the clips, by their names.

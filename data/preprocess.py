@@ -26,7 +26,7 @@ from data.report.tables import (
 from data.sources.discovery import discover, root_of
 from data.stages.encoding import EncoderSource
 from data.storage import is_url
-from data.units.looks import Look
+from data.units.looks import Look, scorer_code
 from data.units.shards import OWN_FILES, empty_prompt_file
 from video_dit.config import Config
 from video_dit.contracts import EncodedShape
@@ -79,7 +79,8 @@ def preprocess(
     if _resolved(out) == _resolved(root_of(source)):
         raise UserError(f"{out} is the folder of the source, whose files could be replaced: give another --out")
     tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
-    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds, config)
+    describers = scorer_code(config.filters.scorers), encoders.fingerprint(config.captioner)
+    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds, *describers)
     existing = _existing(folder, out, overwrite)
     is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
     if is_same and not overwrite and existing.files == files and _is_whole(existing, folder):

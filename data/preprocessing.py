@@ -27,15 +27,7 @@ from data.stages.failure import ClipError
 from data.stages.filters import Drop, clip_limits, drop_captions, drop_clip, drop_video
 from data.stages.scan import Scan
 from data.units.jobs import ClipJob
-from data.units.looks import (
-    Look,
-    caption_units,
-    picture_units,
-    read_descriptions,
-    read_pictures,
-    scorer_code,
-    scorer_units,
-)
+from data.units.looks import Look, caption_units, picture_units, read_descriptions, read_pictures, scorer_units
 from data.units.shards import EncoderInfo, ShardJob, WrittenShard, encoders_unit, read_encoders, read_shard, shard_unit
 from data.units.videos import probe_units, read_probe, scan_unit
 from video_dit.config import Config
@@ -242,7 +234,8 @@ class Preprocessing:
                     candidate.scores.update(scores)
                     candidate.drop = drop_clip(candidate.scores, config.filters)
         if config.captioner.name != "none":
-            units = caption_units([c.job for c in self._kept()], config.captioner, config.data.limits)
+            fingerprint = self._encoders.fingerprint(config.captioner)
+            units = caption_units([c.job for c in self._kept()], config.captioner, fingerprint, config.data.limits)
             for candidate, caption in self._described("captioning", units):
                 if not isinstance(caption, ClipError):
                     candidate.captions += (Caption(caption, config.captioner.weight),)
@@ -374,10 +367,15 @@ def fingerprint_of(videos: Sequence[Video]) -> str:
     return _fingerprint([video.id, video.captions, video.place.size] for video in videos)
 
 
-def fingerprint_of_files(videos: Sequence[Video], holds: Holds, config: Config) -> str:
-    """Names what else shards depend on: the versions of videos and scorers; places of videos, if shards say these."""
+def fingerprint_of_files(videos: Sequence[Video], holds: Holds, scorers: object, captioner: str | None) -> str:
+    """Names what else shards depend on: the versions of all files, and the places of videos if shards say these.
+
+    Args:
+        scorers: what `scorer_code` says of them.
+        captioner: its fingerprint.
+    """
     places = (video.place if holds == "videos" else video.place.version for video in videos)
-    return _fingerprint([*places, scorer_code(config.filters.scorers)])
+    return _fingerprint([*places, scorers, captioner])
 
 
 def _fingerprint(parts: Iterable[object]) -> str:

@@ -52,9 +52,15 @@ def _code(module: str) -> str | None:
     return checksum([origin.read_bytes()]) if origin and origin.is_file() else None
 
 
-def caption_units(jobs: Sequence[ClipJob], captioner: CaptionerConfig, limits: Limits) -> list[Unit]:
+def caption_units(
+    jobs: Sequence[ClipJob], captioner: CaptionerConfig, fingerprint: str | None, limits: Limits
+) -> list[Unit]:
+    """
+    Args:
+        fingerprint: of the captioner, where its files are here.
+    """
     look = _Look(captioner.num_frames, captioner.height, limits)
-    settings = captioner.model_dump(exclude={"weight", "batch_size"})
+    settings = captioner.model_dump(exclude={"weight", "batch_size"}) | ({"files": fingerprint} if fingerprint else {})
     return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner))
 
 

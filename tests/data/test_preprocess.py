@@ -14,6 +14,7 @@ import pytest
 import torch
 from caption_server import Stub, said
 from preprocessed import encoder_source, preprocess_here, unseen
+from safetensors.torch import save_file
 
 from data.dataset_info import DatasetInfo, verify
 from data.engine import InProcess, Unit
@@ -503,3 +504,19 @@ def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_tw
     preprocess_here(messy, out, config, overwrite=True)
     assert samples_of(out)[0].captions == (own[0], "again")
     assert len(stub.questions) == 9
+
+
+def test_a_captioner_whose_files_were_replaced_is_asked_again(messy: Path, tmp_path: Path, stub: Stub) -> None:
+    """A server's model may be the name of a folder, too."""
+    out, folder = tmp_path / "out", tmp_path / "seer"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    config = load_config(
+        None, [*BASE, "captioner.name=server", f"captioner.model={folder}", f"captioner.url={stub.url}"]
+    )
+    for number in range(2):
+        save_file({"weight": torch.full((4,), number)}, folder / "model.safetensors")
+        stub.in_turn(*[said(f"answer {number}")] * 3)
+        assert preprocess_here(messy, out, config) is not None
+        assert [sample.captions[-1] for sample in samples_of(out)] == [f"answer {number}"] * 3
+        assert preprocess_here(messy, out, config) is None
