@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ def caption_units(
     """
     look = _Look(captioner.num_frames, captioner.height, limits)
     settings = captioner.model_dump(exclude={"weight", "batch_size"}) | ({"files": fingerprint} if fingerprint else {})
-    return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner))
+    return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner, fingerprint))
 
 
 def read_descriptions(result: bytes) -> list[Any]:
@@ -125,7 +125,9 @@ def _score(scorers: Paths, code: dict[str, str | None], jobs: tuple[ClipJob, ...
     return _written(outcomes)
 
 
-def _caption(config: CaptionerConfig, jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
+def _caption(
+    config: CaptionerConfig, fingerprint: str | None, jobs: tuple[ClipJob, ...], look: _Look, guard: Guard
+) -> bytes:
     seen: list[ClipFrames | VideoError] = []
     for job in jobs:
         try:
@@ -134,7 +136,7 @@ def _caption(config: CaptionerConfig, jobs: tuple[ClipJob, ...], look: _Look, gu
         except VideoError as error:
             seen.append(error)
     clips = [frames for frames in seen if isinstance(frames, ClipFrames)]
-    captions = iter(_captioner(config).caption(clips) if clips else ())
+    captions = iter(_captioner(config, fingerprint).caption(clips) if clips else ())
     return _written([next(captions) if isinstance(frames, ClipFrames) else frames for frames in seen])
 
 
@@ -148,8 +150,9 @@ def _scorers(scorers: Paths) -> tuple[dict[str, Scorer], dict[str, str | None]]:
     return load_scorers(dict(scorers)), scorer_code(dict(scorers))
 
 
-@cache
-def _captioner(config: CaptionerConfig) -> Captioner:
+@lru_cache(maxsize=1)
+def _captioner(config: CaptionerConfig, fingerprint: str | None) -> Captioner:  # noqa: ARG001
+    """Once in a process, and again where its files have become others."""
     return build_captioner(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from data.output import LocalOutput, OutputFolder
 from data.preprocess import explain
 from data.shards import ShardReader, StoredSample
 from data.sources.captions import CLEANED
+from data.stages.captioners import build_captioner
 from data.units import looks
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
@@ -506,8 +508,12 @@ def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_tw
     assert len(stub.questions) == 9
 
 
-def test_a_captioner_whose_files_were_replaced_is_asked_again(messy: Path, tmp_path: Path, stub: Stub) -> None:
-    """A server's model may be the name of a folder, too."""
+def test_a_captioner_whose_files_were_replaced_is_asked_again(
+    messy: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's model may be the name of a folder, too. A process that has built the old one builds the new one."""
+    built = Mock(side_effect=build_captioner)
+    monkeypatch.setattr(looks, "build_captioner", built)
     out, folder = tmp_path / "out", tmp_path / "seer"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -519,4 +525,5 @@ def test_a_captioner_whose_files_were_replaced_is_asked_again(messy: Path, tmp_p
         stub.in_turn(*[said(f"answer {number}")] * 3)
         assert preprocess_here(messy, out, config) is not None
         assert [sample.captions[-1] for sample in samples_of(out)] == [f"answer {number}"] * 3
+        assert built.call_count == 1 + number
         assert preprocess_here(messy, out, config) is None
