@@ -62,7 +62,8 @@ class DatasetInfo:
 
     tables: the config tables that the shards were made with.
     inputs: names what they hold.
-    files: names the versions of the files of videos, scorers and captioner and, where shards hold videos, their places.
+    files: names the versions of the videos' files and, where shards hold videos, their places.
+    describers: the versions of the scorers and the captioner, by their keys; None where their files could not be read.
     fingerprints: of the encoders, by their tables' names; None where their files could not be read.
     encoded: what the encoders made of the clips; its grid covers all buckets.
     buckets: the shapes of the clips, by their names.
@@ -77,6 +78,7 @@ class DatasetInfo:
     tables: dict[str, dict[str, Any]]
     inputs: str
     files: str
+    describers: dict[str, str | None]
     fingerprints: dict[str, str | None]
     encoded: EncodedShape
     buckets: dict[str, Bucket]

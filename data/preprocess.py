@@ -1,8 +1,9 @@
 """From videos to shards: the whole of it, and the plan of it."""
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,7 +24,7 @@ from data.report.tables import (
     probed_columns,
     table_bytes,
 )
-from data.sources.discovery import discover, root_of
+from data.sources.discovery import Video, discover, root_of
 from data.stages.encoding import EncoderSource
 from data.storage import is_url
 from data.units.looks import Look, scorer_code
@@ -78,18 +79,16 @@ def preprocess(
     videos, dropped = discover(source, config.data)
     if _resolved(out) == _resolved(root_of(source)):
         raise UserError(f"{out} is the folder of the source, whose files could be replaced: give another --out")
-    tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
-    describers = scorer_code(config.filters.scorers), encoders.fingerprint(config.captioner)
-    inputs, files = fingerprint_of(videos), fingerprint_of_files(videos, holds, *describers)
+    origin = _Origin.of(videos, config, encoders, holds)
     existing = _existing(folder, out, overwrite)
-    is_same = existing is not None and _is_made_of(existing, tables, inputs, encoders, holds)
-    if is_same and not overwrite and existing.files == files and _is_whole(existing, folder):
-        _remove_others(folder, existing)
-        return None
-    if existing is not None and not is_same and not overwrite:
-        raise UserError(
-            f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
-        )
+    if existing is not None and not overwrite:
+        if not _is_made_of(existing, origin, encoders):
+            raise UserError(
+                f"{out} holds shards that were made from other videos or settings: give --overwrite, or another --out"
+            )
+        if _is_current(existing, origin, folder):
+            _remove_others(folder, existing)
+            return None
     folder.clean()
     with engine as running:
         results = output_folder(f"{out}/{RESULTS}")
@@ -103,7 +102,24 @@ def preprocess(
         work.refuse_nothing()
         work.write_shards(folder, holds)
         work.refuse_nothing()
-        return _write_outcome(work, out, folder, tables, inputs, files, holds, command)
+        return _write_outcome(work, out, folder, origin, command)
+
+
+class _Origin(NamedTuple):
+    """What shards are made from, as `DatasetInfo` has it."""
+
+    tables: dict[str, Any]
+    inputs: str
+    files: str
+    describers: dict[str, str | None]
+    holds: Holds
+
+    @classmethod
+    def of(cls, videos: Sequence[Video], config: Config, encoders: EncoderSource, holds: Holds) -> "_Origin":
+        tables = {name: getattr(config, name).model_dump(mode="json") for name in TABLES}
+        describers = {f"filters.scorers.{name}": code for name, code in scorer_code(config.filters.scorers).items()}
+        describers["captioner"] = encoders.fingerprint(config.captioner)
+        return cls(tables, fingerprint_of(videos), fingerprint_of_files(videos, holds), describers, holds)
 
 
 def explain(
@@ -144,17 +160,21 @@ def _existing(folder: OutputFolder, out: str, overwrite: bool) -> DatasetInfo | 
         return None
 
 
-def _is_made_of(
-    existing: DatasetInfo, tables: dict[str, Any], inputs: str, encoders: EncoderSource, holds: Holds
-) -> bool:
-    """Whether shards are what would be made again. Encoders that nobody can compare are taken for the same."""
-    pairs = zip(existing.fingerprints.values(), encoders.fingerprints().values(), strict=True)
-    same_encoders = all(theirs is None or ours is None or theirs == ours for theirs, ours in pairs)
-    return (existing.tables, existing.inputs, existing.holds) == (tables, inputs, holds) and same_encoders
+def _is_made_of(existing: DatasetInfo, origin: _Origin, encoders: EncoderSource) -> bool:
+    """Whether shards are of the same videos and settings."""
+    same = (existing.tables, existing.inputs, existing.holds) == (origin.tables, origin.inputs, origin.holds)
+    return same and _agree(existing.fingerprints, encoders.fingerprints())
 
 
-def _is_whole(existing: DatasetInfo, folder: OutputFolder) -> bool:
-    return folder.size(existing.empty_prompt) is not None and not _missing(existing, folder)
+def _is_current(existing: DatasetInfo, origin: _Origin, folder: OutputFolder) -> bool:
+    """Whether shards are whole, and nothing was replaced since that they were made with."""
+    same = existing.files == origin.files and _agree(existing.describers, origin.describers)
+    return same and folder.size(existing.empty_prompt) is not None and not _missing(existing, folder)
+
+
+def _agree(theirs: Mapping[str, str | None], ours: Mapping[str, str | None]) -> bool:
+    """What nobody can compare is taken for the same."""
+    return all(None in (version, theirs[name]) or version == theirs[name] for name, version in ours.items())
 
 
 def _missing(info: DatasetInfo, folder: OutputFolder) -> list[str]:
@@ -163,10 +183,7 @@ def _missing(info: DatasetInfo, folder: OutputFolder) -> list[str]:
     return [name for name, size in expected.items() if sizes.get(name) != size and folder.size(name) != size]
 
 
-def _write_outcome(
-    work: Preprocessing, out: str, folder: OutputFolder, tables: dict[str, Any], inputs: str, files: str, holds: Holds,
-    command: str,
-) -> str:  # fmt: skip
+def _write_outcome(work: Preprocessing, out: str, folder: OutputFolder, origin: _Origin, command: str) -> str:
     """All is made first; then it is written, dataset.json last, and what an earlier run left is removed.
 
     Raises:
@@ -178,9 +195,7 @@ def _write_outcome(
     used = {candidate.grid for candidate in kept}
     buckets = {bucket_name(grid): Bucket.of(grid, encoders) for grid in work.grids if grid in used}
     info = DatasetInfo(
-        tables=tables,
-        inputs=inputs,
-        files=files,
+        **origin._asdict(),
         fingerprints=encoders.fingerprints,
         encoded=EncodedShape.of(work.config.data.grid, encoders, encoders)._replace(
             grid=covering(bucket.latents for bucket in buckets.values())
@@ -192,7 +207,6 @@ def _write_outcome(
             "videos": len(work.inputs), "videos_with_clips": len({c.source.id for c in kept}), "clips": len(kept)
         },
         dropped=[drop.as_json() for drop in find_drops(videos, clips)],
-        holds=holds,
     )  # fmt: skip
     if missing := _missing(info, folder):
         raise UserError(

@@ -367,15 +367,9 @@ def fingerprint_of(videos: Sequence[Video]) -> str:
     return _fingerprint([video.id, video.captions, video.place.size] for video in videos)
 
 
-def fingerprint_of_files(videos: Sequence[Video], holds: Holds, scorers: object, captioner: str | None) -> str:
-    """Names what else shards depend on: the versions of all files, and the places of videos if shards say these.
-
-    Args:
-        scorers: what `scorer_code` says of them.
-        captioner: its fingerprint.
-    """
-    places = (video.place if holds == "videos" else video.place.version for video in videos)
-    return _fingerprint([*places, scorers, captioner])
+def fingerprint_of_files(videos: Sequence[Video], holds: Holds) -> str:
+    """Names the versions of the inputs' files, and where they are, if shards say that."""
+    return _fingerprint(video.place if holds == "videos" else video.place.version for video in videos)
 
 
 def _fingerprint(parts: Iterable[object]) -> str:

@@ -474,6 +474,8 @@ def test_a_scorer_that_was_edited_scores_again(messy: Path, tmp_path: Path, monk
         assert preprocess_here(messy, out, config) is not None
         assert pq.read_table(out / "clips.parquet")["level"].to_pylist() == [level] * 3
         assert preprocess_here(messy, out, config) is None
+    module.unlink()
+    assert preprocess_here(messy, out, config) is None
 
 
 def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_twice(
@@ -527,3 +529,5 @@ def test_a_captioner_whose_files_were_replaced_is_asked_again(
         assert [sample.captions[-1] for sample in samples_of(out)] == [f"answer {number}"] * 3
         assert built.call_count == 1 + number
         assert preprocess_here(messy, out, config) is None
+    shutil.rmtree(folder)  # what cannot be compared is taken for the same
+    assert preprocess_here(messy, out, config) is None
