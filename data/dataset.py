@@ -133,7 +133,7 @@ class ClipDataset(Dataset[Item]):
 
     def empty_prompt(self) -> TextCondition:
         """The text encoder's answer to the empty prompt, one row."""
-        shown = ShardReader(self.folder / "empty_prompt.arrow")[0].show(0.0, 0)
+        shown = ShardReader(self.folder / self.info.empty_prompt)[0].show(0.0, 0)
         return TextCondition(*(tensor[None] for tensor in shown.text))
 
     def text_segments(self) -> tuple[TextSegment, ...]:

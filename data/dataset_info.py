@@ -12,7 +12,7 @@ from video_dit.contracts import Autoencoder, EncodedShape, TextSegment
 from video_dit.errors import UserError
 from video_dit.shapes import Grid, latent_grid
 
-VERSION = 3
+VERSION = 4
 
 Holds = Literal["latents", "videos"]
 """What shards hold of a clip: what the autoencoder made of it, or the place from which training decodes it."""
@@ -62,10 +62,13 @@ class DatasetInfo:
 
     tables: the config tables that the shards were made with.
     inputs: names what they hold.
+    files: names the versions of the videos' files and, where shards hold videos, their places.
+    describers: the versions of the scorers and the captioner, by their keys; None where their files could not be read.
     fingerprints: of the encoders, by their tables' names; None where their files could not be read.
     encoded: what the encoders made of the clips; its grid covers all buckets.
     buckets: the shapes of the clips, by their names.
     shards: by the name of the file.
+    empty_prompt: the name of the file that has the text encoder's answer to "".
     counts: of videos, clips and what else was counted.
     dropped: what was left out and why; a row for each reason.
     holds: latents, or the places of the videos from which training decodes them.
@@ -74,10 +77,13 @@ class DatasetInfo:
 
     tables: dict[str, dict[str, Any]]
     inputs: str
+    files: str
+    describers: dict[str, str | None]
     fingerprints: dict[str, str | None]
     encoded: EncodedShape
     buckets: dict[str, Bucket]
     shards: dict[str, ShardInfo]
+    empty_prompt: str
     counts: dict[str, int]
     dropped: list[dict[str, Any]]
     holds: Holds

@@ -1,6 +1,7 @@
 """Folders that results are written to, on this machine or behind a URL; a file in them is whole or not there."""
 
 import os
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 from data.storage import is_url, open_url, remote_errors
 from video_dit.errors import UserError
 
-_UNFINISHED = ".tmp"
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp\Z")
+"""What ends the name of a file that `LocalOutput` is writing; others may have names of their own that end in .tmp."""
 
 
 class OutputFolder(Protocol):
@@ -37,14 +39,16 @@ class OutputFolder(Protocol):
         """A small file that is written often."""
         ...
 
-    def exists(self, name: str) -> bool: ...
+    def size(self, name: str) -> int | None:
+        """Of a file, in bytes; None if there is none."""
+        ...
 
     def delete(self, name: str) -> None:
         """If it is there."""
         ...
 
-    def names(self) -> list[str]:
-        """The files directly in the folder, in order; without those that somebody is writing."""
+    def sizes(self) -> dict[str, int]:
+        """Of the files directly in the folder, by their names; without those that somebody is writing."""
         ...
 
     def clean(self) -> None:
@@ -120,10 +124,10 @@ def _open_new(path: Path, access: int) -> int:
 
 
 class LocalOutput:
-    """A folder of this machine, or one that all machines have mounted."""
+    """A folder of this machine, or one that all machines have mounted; processes have working folders of their own."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -136,7 +140,7 @@ class LocalOutput:
 
     def write(self, name: str, content: bytes | memoryview, durable: bool = True) -> None:
         path = self.path / name
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             with open(_open_new(temporary, os.O_WRONLY), "wb") as file:
                 file.write(content)
@@ -149,20 +153,25 @@ class LocalOutput:
                 temporary.unlink()
             raise _unwritten(str(path), error) from error
 
-    def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         if not self.path.is_dir():
-            return []
-        return sorted(p.name for p in self.path.iterdir() if p.is_file() and p.suffix != _UNFINISHED)
+            return {}
+        files = (p for p in self.path.iterdir() if p.is_file() and not _UNFINISHED.search(p.name))
+        return {path.name: path.stat().st_size for path in files}
 
     def clean(self) -> None:
-        for path in self.path.rglob(f"*{_UNFINISHED}"):
-            path.unlink(missing_ok=True)
+        for path in self.path.rglob("*.tmp"):
+            if _UNFINISHED.search(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 class RemoteOutput:
@@ -193,22 +202,26 @@ class RemoteOutput:
         except remote_errors() as error:
             raise _unwritten(f"{self._url}/{name}", error) from error
 
-    def exists(self, name: str) -> bool:
+    def size(self, name: str) -> int | None:
         fs, path = self._open(name)
         fs.invalidate_cache()
-        return bool(fs.exists(path))
+        try:
+            return int(fs.size(path))
+        except FileNotFoundError:
+            return None
 
     def delete(self, name: str) -> None:
         fs, path = self._open(name)
         if fs.exists(path):
             fs.rm_file(path)
 
-    def names(self) -> list[str]:
+    def sizes(self) -> dict[str, int]:
         fs, path = open_url(self._url)
         fs.invalidate_cache()
         if not fs.exists(path):
-            return []
-        return sorted(info["name"].rpartition("/")[2] for info in fs.ls(path, detail=True) if info["type"] == "file")
+            return {}
+        files = (info for info in fs.ls(path, detail=True) if info["type"] == "file")
+        return {info["name"].rpartition("/")[2]: int(info["size"]) for info in files}
 
     def clean(self) -> None:
         """Nothing: what was not finished is not there."""

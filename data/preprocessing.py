@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -234,7 +234,8 @@ class Preprocessing:
                     candidate.scores.update(scores)
                     candidate.drop = drop_clip(candidate.scores, config.filters)
         if config.captioner.name != "none":
-            units = caption_units([c.job for c in self._kept()], config.captioner, config.data.limits)
+            fingerprint = self._encoders.fingerprint(config.captioner)
+            units = caption_units([c.job for c in self._kept()], config.captioner, fingerprint, config.data.limits)
             for candidate, caption in self._described("captioning", units):
                 if not isinstance(caption, ClipError):
                     candidate.captions += (Caption(caption, config.captioner.weight),)
@@ -362,8 +363,17 @@ def what_would_help(drops: Sequence[Drop]) -> str:
 
 
 def fingerprint_of(videos: Sequence[Video]) -> str:
-    """Names the inputs: their ids, captions and sizes."""
+    """Names the inputs: their ids, captions and sizes. A run goes on with them wherever they are."""
+    return _fingerprint([video.id, video.captions, video.place.size] for video in videos)
+
+
+def fingerprint_of_files(videos: Sequence[Video], holds: Holds) -> str:
+    """Names the versions of the inputs' files, and where they are, if shards say that."""
+    return _fingerprint(video.place if holds == "videos" else video.place.version for video in videos)
+
+
+def _fingerprint(parts: Iterable[object]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for video in videos:
-        digest.update(json.dumps([video.id, video.captions, video.place.size]).encode())
+    for part in parts:
+        digest.update(json.dumps(part).encode())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 A folder of shards holds:
 
 - dataset.json: what it was made with and how much of it there is; written last
-- empty_prompt.arrow: the text encoder's answer to "", one sample without latents
+- empty_prompt-0123abcd.arrow: the text encoder's answer to "", one sample without latents
 - shard-8x32x32-00000-0123abcd.arrow: samples of one shape, each with all of its captions
 - videos.parquet, clips.parquet: what became of each input and of each clip; see data/report/tables.py
 - report.html: the same, to look at

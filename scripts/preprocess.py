@@ -49,14 +49,17 @@ def arguments() -> argparse.Namespace:
         "source",
         help="a folder, a manifest (.jsonl, .csv, .parquet) or a .tar; a path, or a URL that fsspec reads (s3://, gs://)",
     )
-    add("--out", help="folder for the shards; a path, or a URL that fsspec writes")
+    add("--out", help="folder for the shards, not that of the source; a path, or a URL that fsspec writes")
     add("--config", type=Path, help="TOML file; its tables from [data] to [text_encoder] are read")
     add("--explain", action="store_true", help="only say how many clips of which shapes there would be, by the headers")
     add(
         "--keep-videos", action="store_true",
         help="keep the places of the clips in their videos, from which training decodes them, in place of latents",
     )  # fmt: skip
-    add("--overwrite", action="store_true", help="replace shards made from other videos or settings")
+    add(
+        "--overwrite", action="store_true",
+        help="replace shards made from other videos or settings; what was removed from OUT/work is done again as well",
+    )  # fmt: skip
     add(
         "--workers", type=count_or_zero, default=default_workers(),
         help="processes on this machine (default: %(default)s, one for each core, or GPU); 0: none but this one, in "

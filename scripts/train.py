@@ -276,7 +276,7 @@ def verify_all(folders: list[Path]) -> None:
     for folder in folders:
         problems = verify(folder, lambda names: progress_bar(names, unit="shard", label="verifying"))
         if problems:
-            raise UserError("\n".join([*problems, f"fetch {folder} again, or preprocess with --overwrite"]))
+            raise UserError("\n".join([*problems, f"fetch {folder} again, or delete these files and preprocess again"]))
 
 
 if __name__ == "__main__":

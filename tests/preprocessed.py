@@ -61,6 +61,6 @@ def other_shards(shards: Path, folder: Path, written: Shards, **changes: Any) ->
     infos = {name: write_shard(folder / name, list(samples), bucket) for name, (samples, bucket) in written.items()}
     info = replace(DatasetInfo.read(shards), shards=infos, **changes)
     (folder / "dataset.json").write_bytes(info.to_bytes())
-    for name in ("empty_prompt.arrow", "example_prompts.txt"):
+    for name in (info.empty_prompt, "example_prompts.txt"):
         (folder / name).write_bytes((shards / name).read_bytes())
     return folder

@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -39,7 +40,15 @@ MAX_UNITS, TASK_SECONDS = 64, 2.0
 fewer towards the end, so that all workers are busy."""
 
 CONNECT_SECONDS, START_SECONDS = 10, 60
-"""For the scheduler of a cluster to answer, and for its first worker to be there."""
+"""For the scheduler of a cluster to answer, and for a worker to be there, at first and when the last one has gone."""
+
+LOOK_SECONDS = 1.0
+"""Between looks at whether anybody works, while nothing comes."""
+
+_NO_PROCESS = (
+    f"no process was there to work for {START_SECONDS} seconds: there may be too little memory for so many: give "
+    "--workers fewer, and the same command goes on where it was"
+)
 
 
 class DaskEngine:
@@ -47,10 +56,11 @@ class DaskEngine:
     Args:
         client: of a scheduler whose workers have one thread each.
         time_limit: seconds for one item of a unit, such as a video.
+        nobody: what a user is told where there are no workers, or no scheduler.
     """
 
-    def __init__(self, client: Client, time_limit: float) -> None:
-        self._client, self._time_limit = client, time_limit
+    def __init__(self, client: Client, time_limit: float, nobody: str) -> None:
+        self._client, self._time_limit, self._nobody = client, time_limit, nobody
         self._run = uuid.uuid4().hex
 
     def run(self, units: Sequence[Unit], results: OutputFolder) -> Iterator[tuple[int, bytes]]:
@@ -66,7 +76,7 @@ class DaskEngine:
         num_units = 1
         try:
             while waiting or not running.is_empty():
-                ahead = AHEAD * len(self._client.ncores())
+                ahead = AHEAD * max(1, self._num_workers())  # the last one's successor may be on its way
                 while waiting and running.count() < ahead:
                     task = [waiting.pop() for _ in range(min(num_units, -(-len(waiting) // ahead)))]
                     first = units[task[0]]
@@ -76,13 +86,38 @@ class DaskEngine:
                     )  # fmt: skip
                     indices[future.key] = task
                     running.add(future)
+                self._wait(running)
                 future, answer = next(running)
+                if isinstance(answer, CancelledError):  # as all are when the scheduler is lost
+                    raise UserError(self._nobody) from answer
                 if not isinstance(answer, Done):  # what sys.exc_info gives
                     raise answer[1].with_traceback(answer[2])
                 num_units = max(1, min(MAX_UNITS, int(TASK_SECONDS / answer.seconds * len(answer.results))))
                 yield from zip(indices.pop(future.key), answer.results, strict=True)
         finally:
             running.clear()
+
+    def _wait(self, running: as_completed) -> None:
+        """Until a task is done.
+
+        Raises:
+            UserError: there has been nobody to work for `START_SECONDS`.
+        """
+        seen = time.monotonic()
+        while True:
+            with running.thread_condition:
+                if running.thread_condition.wait_for(running.has_ready, LOOK_SECONDS):
+                    return
+            if self._num_workers():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > START_SECONDS:
+                raise UserError(self._nobody)
+
+    def _num_workers(self) -> int:
+        try:
+            return len(self._client.ncores())
+        except OSError as error:
+            raise UserError(self._nobody) from error
 
 
 class Done(NamedTuple):
@@ -148,7 +183,7 @@ def local_engine(num_workers: int, time_limit: float, num_gpus: int = 0) -> Iter
         if num_gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
             client.register_plugin(_OneGpuEach(visible.split(",")))
-        yield DaskEngine(client, time_limit)
+        yield DaskEngine(client, time_limit, _NO_PROCESS)
 
 
 @contextmanager
@@ -165,20 +200,21 @@ def cluster_engine(address: str, time_limit: float) -> Iterator[DaskEngine]:
             f"--scheduler {address} cannot be reached: start one with 'dask scheduler', and name the address that it "
             "prints, such as tcp://HOST:8786"
         ) from error
+    nobody = (
+        f"--scheduler {address} has no workers, or does not answer: see that it runs, start workers with 'dask worker "
+        f"{address} --nthreads 1 --nworkers auto', and the same command goes on where it was"
+    )
     with client:
-        _check_workers(client, address)
+        try:
+            client.wait_for_workers(1, timeout=START_SECONDS)
+        except TimeoutError as error:
+            raise UserError(nobody) from error
+        _refuse_threads(client, address)
         client.run_on_scheduler(_forgive_deaths)
-        yield DaskEngine(client, time_limit)
+        yield DaskEngine(client, time_limit, nobody)
 
 
-def _check_workers(client: Client, address: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=START_SECONDS)
-    except TimeoutError as error:
-        raise UserError(
-            f"--scheduler {address} has no workers: start some, with 'dask worker {address} --nthreads 1 --nworkers "
-            "auto'"
-        ) from error
+def _refuse_threads(client: Client, address: str) -> None:
     threaded = [worker for worker, threads in client.nthreads().items() if threads > 1]
     if threaded:
         raise UserError(

@@ -54,6 +54,15 @@ class _Attempts:
     hung: dict[str, str] = field(default_factory=dict)
 
 
+def _attempts(written: bytes | None, run: str) -> _Attempts:
+    """Those of the run that were written down; none where the machine went down and left something else."""
+    try:
+        attempts = _Attempts(**json.loads(written or b""))
+    except (ValueError, TypeError):
+        return _Attempts(run)
+    return attempts if attempts.run == run else _Attempts(run)
+
+
 class WatchingGuard(Guard):
     """Ends the process when an item takes too long; whoever tries the unit again then passes over the item.
 
@@ -72,12 +81,9 @@ class WatchingGuard(Guard):
     def __init__(self, folder: OutputFolder, name: str, run: str, time_limit: float) -> None:
         path = f"attempts/{name.rpartition('/')[2]}"
         self._time_limit = time_limit
-        written = folder.read(path)
+        self._attempts = _attempts(folder.read(path), run)
         self._note = folder.note(path)
-        self._attempts = _Attempts(**json.loads(written)) if written else _Attempts(run)
-        if self._attempts.run != run:
-            self._attempts = _Attempts(run)
-        if written and self._attempts.current is not None:
+        if self._attempts.current is not None:
             self._count_death(self._attempts.current)
         if self._attempts.deaths.get(_NO_ITEM, 0) >= MAX_DEATHS:
             raise UserError(

@@ -60,17 +60,13 @@ def discover(source: str | Path, config: DataConfig) -> tuple[list[Video], list[
     """
     source = os.fspath(source)
     name = posixpath.basename(source)
-    suffix = posixpath.splitext(name)[1].lower()
-    is_known = suffix in (*MANIFEST_SUFFIXES, TAR_SUFFIX)
-    if is_url(source):
-        is_folder = not is_known
-    else:
-        is_folder = os.path.isdir(source)
+    is_folder = _is_folder(source)
+    if not is_url(source):
         if not os.path.exists(source):
             raise UserError(f"{source} does not exist: name a folder of videos, a manifest or a WebDataset tar")
-        if not is_folder and not is_known:
+        if not is_folder and not _is_known_file(source):
             raise UserError(f"{source} is neither a folder nor a manifest (.jsonl, .csv, .parquet) nor a .tar")
-    root = source if is_folder else source.removesuffix(name)
+    root = root_of(source)
     found = _Discovery(storage_of(root, config.allow_outside), config)
     manifest = next((m for m in _MANIFEST_NAMES if found.exists(m)), None) if is_folder else name
     if manifest is None:
@@ -85,6 +81,20 @@ def discover(source: str | Path, config: DataConfig) -> tuple[list[Video], list[
             f"{source} holds no video: files ending in {', '.join(sorted(VIDEO_SUFFIXES))} are taken{images}"
         )
     return sorted(found.videos.values(), key=lambda video: video.id), found.dropped
+
+
+def root_of(source: str) -> str:
+    """The folder that names are relative to: a source itself, or that of a manifest or a tar."""
+    return source if _is_folder(source) else source.removesuffix(posixpath.basename(source))
+
+
+def _is_folder(source: str) -> bool:
+    """Of a URL its name tells, as a request would take long."""
+    return not _is_known_file(source) if is_url(source) else os.path.isdir(source)
+
+
+def _is_known_file(source: str) -> bool:
+    return posixpath.splitext(source)[1].lower() in (*MANIFEST_SUFFIXES, TAR_SUFFIX)
 
 
 _MANIFEST_NAMES = tuple(f"manifest{suffix}" for suffix in MANIFEST_SUFFIXES)

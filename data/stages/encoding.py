@@ -13,7 +13,7 @@ from data.latents import encode
 from data.shards import Cut, StoredSample
 from data.sources.captions import Caption
 from data.video import Window, cover_and_crop
-from video_dit.config import AutoencoderConfig, TextEncoderConfig
+from video_dit.config import AutoencoderConfig, CaptionerConfig, TextEncoderConfig
 from video_dit.contracts import Autoencoder, ClipInfo, Posterior, TextCondition, TextEncoder
 from video_dit.shapes import Grid
 
@@ -33,7 +33,7 @@ class EncoderSource(NamedTuple):
 
     build_autoencoder: Callable[[AutoencoderConfig, torch.device], Autoencoder]
     build_text_encoder: Callable[[TextEncoderConfig, torch.device], TextEncoder]
-    fingerprint: Callable[[AutoencoderConfig | TextEncoderConfig], str | None]
+    fingerprint: Callable[[AutoencoderConfig | TextEncoderConfig | CaptionerConfig], str | None]
     autoencoder: AutoencoderConfig
     text_encoder: TextEncoderConfig
 

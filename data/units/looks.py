@@ -1,10 +1,11 @@
 """Units of clips that are looked at: by scorers, by captioners, and for the report."""
 
+import importlib.util
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data.dataset_info import checksum
 from data.engine import Guard, Unit, unit_key
 from data.probe import VideoError, VideoInfo
 from data.sources.discovery import Video
@@ -31,14 +33,35 @@ NUM_PICTURES, PICTURE_HEIGHT = 4, 160
 def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, limits: Limits) -> list[Unit]:
     """The user's own scorers."""
     look = _Look(filters.scorer_frames, filters.scorer_height, limits)
-    work = partial(_score, tuple(filters.scorers.items()))
-    return _look_units("score", jobs, CLIPS_PER_SCORING, look, filters.scorers, work)
+    code = scorer_code(filters.scorers)
+    work = partial(_score, tuple(filters.scorers.items()), code)
+    return _look_units("score", jobs, CLIPS_PER_SCORING, look, [filters.scorers, code], work)
 
 
-def caption_units(jobs: Sequence[ClipJob], captioner: CaptionerConfig, limits: Limits) -> list[Unit]:
+def scorer_code(scorers: Mapping[str, str]) -> dict[str, str | None]:
+    """What names the source of each scorer's module, without what that imports; None where this machine has no file."""
+    return {name: _code(path.partition(":")[0]) for name, path in scorers.items()}
+
+
+def _code(module: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # who loads it will say so
+        return None
+    origin = None if spec is None or spec.origin is None else Path(spec.origin)
+    return checksum([origin.read_bytes()]) if origin and origin.is_file() else None
+
+
+def caption_units(
+    jobs: Sequence[ClipJob], captioner: CaptionerConfig, fingerprint: str | None, limits: Limits
+) -> list[Unit]:
+    """
+    Args:
+        fingerprint: of the captioner, where its files are here.
+    """
     look = _Look(captioner.num_frames, captioner.height, limits)
-    settings = captioner.model_dump(exclude={"weight", "batch_size"})
-    return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner))
+    settings = captioner.model_dump(exclude={"weight", "batch_size"}) | ({"files": fingerprint} if fingerprint else {})
+    return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner, fingerprint))
 
 
 def read_descriptions(result: bytes) -> list[Any]:
@@ -74,9 +97,23 @@ def _look_units(
     ]  # fmt: skip
 
 
-def _score(scorers: tuple[tuple[str, str], ...], jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
-    """The guard watches the scorers too: one that hangs costs the clip that it hangs at."""
-    functions = _scorers(scorers)
+Paths = tuple[tuple[str, str], ...]
+"""The items of `filters.scorers`."""
+
+
+def _score(scorers: Paths, code: dict[str, str | None], jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
+    """The guard watches the scorers too: one that hangs costs the clip that it hangs at.
+
+    Raises:
+        UserError: this process has loaded a scorer's module of other code.
+    """
+    functions, loaded = _scorers(scorers)
+    for name, path in scorers:
+        if code[name] not in (None, loaded[name]):
+            raise UserError(
+                f"filters.scorers.{name} names {path!r}, whose module is another in a worker than where the command "
+                "was given: copy it to all machines, and start workers again that had loaded it before it was changed"
+            )
     outcomes: list[Any] = []
     for job in jobs:
         try:
@@ -88,7 +125,9 @@ def _score(scorers: tuple[tuple[str, str], ...], jobs: tuple[ClipJob, ...], look
     return _written(outcomes)
 
 
-def _caption(config: CaptionerConfig, jobs: tuple[ClipJob, ...], look: _Look, guard: Guard) -> bytes:
+def _caption(
+    config: CaptionerConfig, fingerprint: str | None, jobs: tuple[ClipJob, ...], look: _Look, guard: Guard
+) -> bytes:
     seen: list[ClipFrames | VideoError] = []
     for job in jobs:
         try:
@@ -97,7 +136,7 @@ def _caption(config: CaptionerConfig, jobs: tuple[ClipJob, ...], look: _Look, gu
         except VideoError as error:
             seen.append(error)
     clips = [frames for frames in seen if isinstance(frames, ClipFrames)]
-    captions = iter(_captioner(config).caption(clips) if clips else ())
+    captions = iter(_captioner(config, fingerprint).caption(clips) if clips else ())
     return _written([next(captions) if isinstance(frames, ClipFrames) else frames for frames in seen])
 
 
@@ -106,12 +145,14 @@ def _written(outcomes: Sequence[Any]) -> bytes:
 
 
 @cache
-def _scorers(scorers: tuple[tuple[str, str], ...]) -> dict[str, Scorer]:
-    return load_scorers(dict(scorers))
+def _scorers(scorers: Paths) -> tuple[dict[str, Scorer], dict[str, str | None]]:
+    """And their code as it was loaded."""
+    return load_scorers(dict(scorers)), scorer_code(dict(scorers))
 
 
-@cache
-def _captioner(config: CaptionerConfig) -> Captioner:
+@lru_cache(maxsize=1)
+def _captioner(config: CaptionerConfig, fingerprint: str | None) -> Captioner:  # noqa: ARG001
+    """Once in a process, and again where its files have become others."""
     return build_captioner(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

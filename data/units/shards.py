@@ -2,12 +2,13 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from data.dataset_info import VERSION, Holds, ShardInfo, bucket_name
+from data.dataset_info import VERSION, Holds, ShardInfo, bucket_name, checksum
 from data.engine import Guard, Unit, unit_key
 from data.output import OutputFolder
 from data.probe import VideoError
@@ -38,6 +39,11 @@ class EncoderInfo(NamedTuple):
     empty_prompt: bytes
 
 
+def empty_prompt_file(content: bytes) -> str:
+    """Its name."""
+    return f"empty_prompt-{checksum([content])[:8]}.arrow"
+
+
 def encoders_unit(source: EncoderSource) -> Unit:
     """What the encoders are; as loading them takes long and much memory, a worker does it."""
     return Unit("encoders", unit_key("encoders", VERSION, source.identity()), partial(_describe_encoders, source))
@@ -58,6 +64,10 @@ def _describe_encoders(source: EncoderSource, guard: Guard) -> bytes:  # noqa: A
     values["fingerprints"] = source.fingerprints()
     values["empty_prompt"] = base64.b64encode(shard_of([prompt_alone("", text_encoder)], "")[0]).decode()
     return json.dumps(values).encode()
+
+
+OWN_FILES = re.compile(r"(shard-\d+x\d+x\d+-\d{5,}|empty_prompt)-[0-9a-f]{8}\.arrow")
+"""The names that name their content; other files that begin alike are not ours, such as shard-000000.tar."""
 
 
 class WrittenShard(NamedTuple):
@@ -97,7 +107,8 @@ def shard_unit(job: ShardJob, identity: object, number: int, out: OutputFolder) 
         out: the folder that it is written to.
     """
     settings = (VERSION, number, job.grid, job.data.fps, job.data.decoder, job.data.limits, identity, job.holds)
-    key = unit_key("shard", *settings, *([*clip.identity, clip.captions] for clip in job.clips))
+    places = [clip.video.place for clip in job.clips if job.holds == "videos"]
+    key = unit_key("shard", *settings, places, *([*clip.identity, clip.captions] for clip in job.clips))
     file = f"shard-{bucket_name(job.grid)}-{number:05d}-{key[:8]}.arrow"
     return Unit("shard", key, partial(_write_shard, job, out, file), len(job.clips), partial(_is_there, out))
 
@@ -108,9 +119,9 @@ def read_shard(result: bytes) -> WrittenShard:
 
 
 def _is_there(out: OutputFolder, result: bytes) -> bool:
-    """A run with other settings removes the shards that it does not hold."""
-    file = read_shard(result).file
-    return file is None or out.exists(file)
+    """A run with other settings removes the shards that it does not hold; a copy of a folder may have lost the end."""
+    shard = read_shard(result)
+    return shard.file is None or out.size(shard.file) == shard.info.bytes
 
 
 def _write_shard(job: ShardJob, out: OutputFolder, file: str, guard: Guard) -> bytes:

@@ -183,11 +183,11 @@ def test_what_the_encoders_made_of_the_clips_is_kept_with_them(tiny_shards: Path
 
 def test_a_dataset_file_of_another_version_is_refused(tiny_shards: Path, tmp_path: Path) -> None:
     values = json.loads((tiny_shards / "dataset.json").read_text())
-    assert values["version"] == 3
+    assert values["version"] == 4
     old = {key: values[key] for key in ("tables", "inputs", "encoded")}
-    for other, version in ((old, 1), ({**values, "version": 2}, 2), ({**values, "version": 4}, 4)):
+    for other, version in ((old, 1), ({**values, "version": 2}, 2), ({**values, "version": 5}, 5)):
         (tmp_path / "dataset.json").write_text(json.dumps(other))
-        with pytest.raises(UserError, match=rf"json is of version {version}, and this is 3: preprocess with --over"):
+        with pytest.raises(UserError, match=rf"json is of version {version}, and this is 4: preprocess with --over"):
             DatasetInfo.read(tmp_path)
 
 

@@ -2,9 +2,12 @@ import inspect
 import json
 import os
 import shutil
+import sys
 import tarfile
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,13 +15,16 @@ import pytest
 import torch
 from caption_server import Stub, said
 from preprocessed import encoder_source, preprocess_here, unseen
+from safetensors.torch import save_file
 
 from data.dataset_info import DatasetInfo, verify
-from data.engine import InProcess
-from data.output import LocalOutput
+from data.engine import InProcess, Unit
+from data.output import LocalOutput, OutputFolder
 from data.preprocess import explain
 from data.shards import ShardReader, StoredSample
 from data.sources.captions import CLEANED
+from data.stages.captioners import build_captioner
+from data.units import looks
 from data.video import read_windows, write_mp4
 from video_dit.config import Config, load_config
 from video_dit.contracts import TextCondition
@@ -193,6 +199,120 @@ def test_a_second_run_does_nothing_and_another_is_refused(messy: Path, tmp_path:
     assert {path.name for path in out.glob("shard-*")} == DatasetInfo.read(out).shards.keys()
 
 
+@pytest.mark.parametrize("without_info", [False, True])
+def test_a_damaged_shard_is_made_again(messy: Path, tmp_path: Path, config: Config, without_info: bool) -> None:
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    shard = min(out.glob("shard-*"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    if without_info:
+        (out / "dataset.json").unlink()
+    assert preprocess_here(messy, out, config) is not None
+    assert shard.read_bytes() == content
+    assert preprocess_here(messy, out, config) is None
+
+
+def test_a_video_that_was_replaced_by_one_of_its_size_is_looked_at_again(
+    messy: Path, tmp_path: Path, config: Config, rng: np.random.Generator
+) -> None:
+    """Both end with a box of nothing."""
+
+    def write(frames: np.ndarray) -> None:
+        write_mp4(messy / "good.mp4", frames, fps=8)
+        with (messy / "good.mp4").open("ab") as file:
+            rest = 100_000 - file.tell()
+            file.write(rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))
+
+    out, frames = tmp_path / "out", rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write(frames)
+    preprocess_here(messy, out, config)
+    before, inputs = samples_of(out), DatasetInfo.read(out).inputs
+    write(255 - frames)
+    assert preprocess_here(messy, out, config) is not None
+    changed = [(old.latents != new.latents).any() for old, new in zip(before, samples_of(out), strict=True)]
+    assert changed == [True, False]
+    assert DatasetInfo.read(out).inputs == inputs
+
+
+def test_shards_of_videos_follow_these(messy: Path, tmp_path: Path, config: Config) -> None:
+    """To another folder, and into another order in a tar. Shards of latents, of videos that were moved, stay."""
+
+    def pack(names: list[str]) -> Path:
+        with tarfile.open(tmp_path / "set.tar", "w") as tar:
+            for name in names:
+                tar.add(messy / name, name)
+        os.utime(tmp_path / "set.tar", (0, 0))
+        return tmp_path / "set.tar"
+
+    out, latents, moved = tmp_path / "out", tmp_path / "latents", tmp_path / "moved"
+    preprocess_here(messy, latents, config)
+    preprocess_here(messy, out, config, holds="videos")
+    inputs = DatasetInfo.read(out).inputs
+    messy.rename(moved)
+    assert preprocess_here(moved, latents, config) is None
+    assert preprocess_here(moved, out, config, holds="videos") is not None
+    places = {sample.cut.place.location for sample in samples_of(out) if sample.cut}
+    assert places == {str(moved / "good.mp4"), str(moved / "silent.mp4")}
+    assert DatasetInfo.read(out).inputs == inputs
+    assert preprocess_here(moved, out, config, holds="videos") is None
+    moved.rename(messy)
+    names, out = sorted(path.name for path in messy.iterdir()), tmp_path / "of_tar"
+    for order in (names, names[::-1]):
+        assert preprocess_here(pack(order), out, config, holds="videos") is not None
+        with tarfile.open(tmp_path / "set.tar") as tar:
+            offsets = {f"set.tar/{member.name}": member.offset_data for member in tar}
+        assert all(s.cut and s.cut.place.offset == offsets[s.id.rpartition("#")[0]] for s in samples_of(out))
+
+
+class Elsewhere(InProcess):
+    """What it writes is not where the driver looks for it."""
+
+    def run(self, units: Sequence[Unit], results: OutputFolder) -> Iterator[tuple[int, bytes]]:
+        yield from super().run(units, results)
+        assert isinstance(results, LocalOutput)
+        for shard in results.path.parent.glob("shard-*"):
+            shard.unlink()
+
+
+def test_shards_that_workers_wrote_elsewhere_are_missed(messy: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(
+        UserError, match=rf"shard-.*-00000-.*arrow is not in {out}, .*: name an --out that all machines"
+    ):
+        preprocess_here(messy, out, config, engine=Elsewhere())
+    assert [path.name for path in out.iterdir()] == ["work"]
+
+
+def test_files_that_are_not_its_own_stay(messy: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    preprocess_here(messy, out, config)
+    others = ["shard-000000.tar", "shard-8x32x32-00000.arrow", "notes/draft.tmp"]
+    for name in others:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(name)
+    assert preprocess_here(messy, out, config) is None
+    config = load_config(None, [*BASE, "data.clips_per_shard=1"])
+    assert preprocess_here(messy, out, config, overwrite=True) is not None
+    assert [(out / name).read_text() for name in others] == others
+
+
+def test_the_folder_of_the_source_is_not_written_to(
+    messy: Path, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (messy / "clips.jsonl").write_text(json.dumps({"path": "good.mp4", "caption": "red"}))
+    with tarfile.open(messy / "shard-000000.tar", "w") as tar:
+        tar.add(messy / "good.mp4", "good.mp4")
+    before = sorted(messy.iterdir())
+    (tmp_path / "link").symlink_to(messy)
+    monkeypatch.chdir(messy)
+    for source, out in ((messy, messy), (messy, "."), (f"{messy}/", tmp_path / "link"), ("clips.jsonl", messy)):
+        with pytest.raises(UserError, match=f"{out} is the folder of the source, .*: give another --out"):
+            preprocess_here(source, out, config)
+    assert sorted(messy.iterdir()) == before
+    assert preprocess_here(messy, messy / "shards", config) is not None
+
+
 def test_shards_of_another_version_are_replaced_when_that_is_asked_for(
     messy: Path, tmp_path: Path, config: Config
 ) -> None:
@@ -348,6 +468,28 @@ def test_own_scorers_see_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "too bright to be judged" in rows["white.mp4"]["reason"]
 
 
+def test_a_scorer_that_was_edited_scores_again(messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has loaded the old one does not give its scores for those of the new one."""
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # which is known by a file's size and the second
+    monkeypatch.syspath_prepend(tmp_path)
+    out, module = tmp_path / "out", tmp_path / "edited_scorers.py"
+    config = load_config(None, [*BASE, "filters.scorers={level = 'edited_scorers:level'}"])
+    for level in (1.0, 2.0):
+        module.write_text(f"def level(frames):\n    return {level}\n")
+        if level == 2.0:
+            with pytest.raises(
+                UserError, match=r"scorers.level names .* another in a worker .*: copy it .* start worker"
+            ):
+                preprocess_here(messy, out, config)
+            monkeypatch.delitem(sys.modules, "edited_scorers")
+            looks._scorers.cache_clear()
+        assert preprocess_here(messy, out, config) is not None
+        assert pq.read_table(out / "clips.parquet")["level"].to_pylist() == [level] * 3
+        assert preprocess_here(messy, out, config) is None
+    module.unlink()
+    assert preprocess_here(messy, out, config) is None
+
+
 def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_twice(
     messy: Path, tmp_path: Path, stub: Stub
 ) -> None:
@@ -369,7 +511,35 @@ def test_captions_of_a_server_join_those_that_there_are_and_are_not_asked_for_tw
     preprocess_here(messy, out, load_config(None, [*settings, "captioner.weight=0.5"]), overwrite=True)
     assert samples_of(out)[0].weights == (1.0, 0.5)
     assert len(stub.questions) == 3
-    stub.in_turn(*[said("else")] * 3)
-    preprocess_here(messy, out, load_config(None, [*settings, "captioner.prompt=What else?"]), overwrite=True)
+    stub.in_turn(*[said("else")] * 3, *[said("again")] * 3)
+    config = load_config(None, [*settings, "captioner.prompt=What else?"])
+    preprocess_here(messy, out, config, overwrite=True)
     assert samples_of(out)[0].captions == (own[0], "else")
     assert len(stub.questions) == 6
+    shutil.rmtree(out / "work/caption")
+    preprocess_here(messy, out, config, overwrite=True)
+    assert samples_of(out)[0].captions == (own[0], "again")
+    assert len(stub.questions) == 9
+
+
+def test_a_captioner_whose_files_were_replaced_is_asked_again(
+    messy: Path, tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's model may be the name of a folder, too. A process that has built the old one builds the new one."""
+    built = Mock(side_effect=build_captioner)
+    monkeypatch.setattr(looks, "build_captioner", built)
+    out, folder = tmp_path / "out", tmp_path / "seer"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    config = load_config(
+        None, [*BASE, "captioner.name=server", f"captioner.model={folder}", f"captioner.url={stub.url}"]
+    )
+    for number in range(2):
+        save_file({"weight": torch.full((4,), number)}, folder / "model.safetensors")
+        stub.in_turn(*[said(f"answer {number}")] * 3)
+        assert preprocess_here(messy, out, config) is not None
+        assert [sample.captions[-1] for sample in samples_of(out)] == [f"answer {number}"] * 3
+        assert built.call_count == 1 + number
+        assert preprocess_here(messy, out, config) is None
+    shutil.rmtree(folder)  # what cannot be compared is taken for the same
+    assert preprocess_here(messy, out, config) is None

@@ -17,6 +17,7 @@ from launch import REPOSITORY, Forked, cpu_environment, start, wait_for
 from messy_videos import FPS, GATE, SETTINGS, make_messy_videos, moving
 from preprocessed import preprocess_here
 
+from data.dataset import ClipDataset
 from data.dataset_info import DatasetInfo
 from data.engine import cluster_engine
 from data.engine.guard import MAX_DEATHS
@@ -250,24 +251,32 @@ class KilledError(BaseException):
 def test_a_run_that_ends_at_any_write_or_deletion_goes_on_to_the_same(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the first, then at the second of what is left, and so on, until it is done; other shards were there before."""
+    """At the first, then at the second of what is left, and so on, until it is done; other shards were there before.
+
+    Meanwhile training finds either, with the empty prompt of their text encoder, and tables are replaced at the end.
+    """
     source, out = tmp_path / "videos", tmp_path / "shards"
     source.mkdir()
     for name in ("a.mp4", "a.txt", "two_shots.mp4", "wide_10.mp4", "text.mp4"):
         shutil.copy2(videos / name, source / name)
-    config, old = load_config(None, SETTINGS), load_config(None, [*SETTINGS, "data.clips_per_shard=2"])
+    config, old = (
+        load_config(None, SETTINGS),
+        load_config(None, [*SETTINGS, "data.clips_per_shard=2", "text_encoder.max_length=5"]),
+    )
     preprocess_here(source, tmp_path / "expected/shards", config)
     expected = files_of(tmp_path / "expected/shards")
     preprocess_here(source, out, old)
-    left = 0
+    shutil.rmtree(out / "work/picture")
+    left, changed = 0, []
 
     def ending(change: Callable[..., None]) -> Callable[..., None]:
-        def until_none_is_left(*args: object, **options: object) -> None:
+        def until_none_is_left(folder: LocalOutput, name: str, *args: object, **options: object) -> None:
             nonlocal left
             if left == 0:
                 raise KilledError
             left -= 1
-            change(*args, **options)
+            changed.append((folder.path, name))
+            change(folder, name, *args, **options)
 
         return until_none_is_left
 
@@ -278,8 +287,12 @@ def test_a_run_that_ends_at_any_write_or_deletion_goes_on_to_the_same(
         try:
             preprocess_here(source, out, config, overwrite=True)
         except KilledError:
+            dataset = ClipDataset(out, seed=0)
+            assert dataset.empty_prompt().embeds.shape[1] == dataset.info.tables["text_encoder"]["max_length"]
             continue
         break
+    first = next(i for i, (path, name) in enumerate(changed) if path == out and not name.startswith("shard-"))
+    assert {path for path, _ in changed[first:]} == {out}
     assert 5 < allowed < 49
     assert files_of(out) == expected
 

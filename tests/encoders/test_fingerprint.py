@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from video_dit.config import AutoencoderConfig, TextEncoderConfig, load_config
+from video_dit.config import AutoencoderConfig, CaptionerConfig, TextEncoderConfig, load_config
 from video_dit.encoders.fingerprint import check_encoders, encoder_fingerprint, encoder_fingerprints
 from video_dit.errors import UserError
 
@@ -86,6 +86,25 @@ def test_text_encoders_differ_by_vocabulary_order_and_length(bert: Path, tmp_pat
     assert None not in seen
     assert len(set(seen)) == len(seen)
     assert of_text_encoder(bert, dtype="bf16") == seen[0]
+
+
+def of_captioner(model: Path | str, **keys: object) -> str | None:
+    return encoder_fingerprint(CaptionerConfig(name="transformers", model=str(model), **keys))  # type: ignore[arg-type]
+
+
+def test_captioners_differ_by_what_is_in_their_folder(bert: Path, tmp_path: Path) -> None:
+    seen = [of_captioner(bert), of_captioner(bert, prompt="What?"), of_captioner(bert, num_frames=2)]
+    shutil.copytree(bert, tmp_path / "copy")
+    assert of_captioner(tmp_path / "copy", weight=0.1, batch_size=1) == seen[0]
+    for name in ("preprocessor_config.json", "chat_template.jinja", "vocab.txt"):
+        (bert / name).write_text(name)
+        seen.append(of_captioner(bert))
+    weights = load_file(bert / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, bert / "model.safetensors")
+    seen.append(of_captioner(bert))
+    assert None not in seen
+    assert len(set(seen)) == len(seen)
+    assert of_captioner("org/model") is None
 
 
 def test_weights_in_pieces_are_all_read(bert: Path, tmp_path: Path) -> None:

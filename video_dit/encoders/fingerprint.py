@@ -1,7 +1,7 @@
-"""Which encoder it is that made some latents and embeddings, told from its files without loading it.
+"""Which model it is that made some latents, embeddings or captions, told from its files without loading it.
 
-A fingerprint depends on what an encoder gives: its kind, its settings, its vocabulary and its weights. It does not
-depend on the folder, nor on the keys of `WHERE_AND_HOW`, which change values by rounding alone or at seams.
+A fingerprint depends on what a model gives: its kind, its settings, its vocabulary and its weights. It does not depend
+on the folder, nor on the keys of `WHERE_AND_HOW`, which change values by rounding alone or at seams.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_dit.config import WHERE_AND_HOW, AutoencoderConfig, Config, TextEncoderConfig
+from video_dit.config import WHERE_AND_HOW, AutoencoderConfig, CaptionerConfig, Config, TextEncoderConfig
 from video_dit.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,27 +25,35 @@ single numbers by hand would be missed. Less than a megabyte is read of ten giga
 """
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
+_OF_PROCESSORS = (
+    "tokenizer_config.json", "special_tokens_map.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", "chat_template.json", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
 _NOT_SETTINGS = ("_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype")
 
-Table = AutoencoderConfig | TextEncoderConfig
+_OF_CAPTIONERS = frozenset(f"captioner.{key}" for key in ("model", "url", "batch_size", "weight"))
+"""What `WHERE_AND_HOW` is to encoders; training needs no captioner."""
+
+Table = AutoencoderConfig | TextEncoderConfig | CaptionerConfig
 
 
 def encoder_fingerprint(table: Table) -> str | None:
     """
     Args:
-        table: the [autoencoder] or [text_encoder] table.
+        table: the [autoencoder], [text_encoder] or [captioner] table.
 
     Returns:
-        32 hexadecimal digits; None where the files of a pretrained encoder are not on this machine.
+        32 hexadecimal digits; None where the files of a pretrained encoder are not on this machine, or a captioner is
+        no folder.
 
     Raises:
         UserError: a file of weights is damaged.
     """
-    name = _name_of(table)
-    settings = {key: value for key, value in table.model_dump().items() if f"{name}.{key}" not in WHERE_AND_HOW}
+    name, not_settings = _name_of(table), WHERE_AND_HOW | _OF_CAPTIONERS
+    settings = {key: value for key, value in table.model_dump().items() if f"{name}.{key}" not in not_settings}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for model in _models(table):
-        files = _autoencoder_files(model) if isinstance(table, AutoencoderConfig) else _text_encoder_files(model)
+        files = _FILES[name](model)
         if files is None:
             return None
         for file in files:
@@ -90,6 +98,8 @@ def check_encoders(config: Config, fingerprints: Mapping[str, str | None], sourc
 
 
 def _name_of(table: Table) -> str:
+    if isinstance(table, CaptionerConfig):
+        return "captioner"
     return "autoencoder" if isinstance(table, AutoencoderConfig) else "text_encoder"
 
 
@@ -116,6 +126,15 @@ def _text_encoder_files(model: str) -> list[Path] | None:
     tokenizer = source.beside("text_encoder", "tokenizer")
     vocabularies = [file for file in map(tokenizer.file, _VOCABULARIES) if file is not None]
     return files and files + vocabularies
+
+
+def _captioner_files(model: str) -> list[Path] | None:
+    """Of a folder; a model of the hub may be fetched by the workers in the meantime, and would then be another."""
+    files = _text_encoder_files(model) if Path(model).is_dir() else None
+    return files and files + [path for name in _OF_PROCESSORS if (path := Path(model) / name).is_file()]
+
+
+_FILES = {"autoencoder": _autoencoder_files, "text_encoder": _text_encoder_files, "captioner": _captioner_files}
 
 
 def _model_files(source: "Source", stem: str) -> list[Path] | None:

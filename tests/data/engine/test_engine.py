@@ -6,12 +6,16 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from distributed import Client, Future, LocalCluster
+from distributed.comm import CommClosedError
 
-from data.engine import Guard, InProcess, ItemError, Unit, local_engine, unit_key
+from data.engine import Guard, InProcess, ItemError, Unit, dask_engine, local_engine, unit_key
+from data.engine.dask_engine import DaskEngine
 from data.engine.guard import MAX_DEATHS, WatchingGuard
 from data.output import LocalOutput
 from video_dit.errors import UserError
@@ -87,6 +91,51 @@ def test_what_hangs_or_crashes_costs_its_item_alone(tmp_path: Path) -> None:
     assert list((tmp_path / "attempts").iterdir()) == [tmp_path / "attempts" / unit_key("test", "fail")]
 
 
+@pytest.fixture
+def idle() -> Iterator[tuple[LocalCluster, Client]]:
+    """A cluster without workers, in this process."""
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield cluster, client
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("lost", ["workers", "connection", "scheduler"])
+def test_where_nobody_works_a_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: tuple[LocalCluster, Client], lost: str
+) -> None:
+    _, client = idle
+    monkeypatch.setattr(dask_engine, "START_SECONDS", 0.0)
+    monkeypatch.setattr(dask_engine, "LOOK_SECONDS", 0.01)
+
+    def closed() -> dict[str, int]:
+        raise CommClosedError
+
+    def submit(*args: object, **options: object) -> Future:
+        future = Client.submit(client, *args, **options)
+        client.cancel(future, force=True)  # as the client does with all when it has lost its scheduler
+        return future
+
+    if lost == "connection":
+        monkeypatch.setattr(client, "ncores", closed)
+    if lost == "scheduler":
+        monkeypatch.setattr(client, "submit", submit)
+    with pytest.raises(UserError, match="nobody is there"):
+        list(DaskEngine(client, 10.0, "nobody is there").run(units(range(2)), LocalOutput(tmp_path)))
+
+
+@pytest.mark.distributed
+def test_a_worker_that_comes_late_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: tuple[LocalCluster, Client]
+) -> None:
+    cluster, client = idle
+    monkeypatch.setattr(client, "ncores", lambda: cluster.scale(1) or {})
+    results = dict(DaskEngine(client, 10.0, "").run(units(range(2)), LocalOutput(tmp_path)))
+    assert [json.loads(results[index]) for index in range(2)] == [["done"] * NUM_ITEMS] * 2
+
+
 def test_an_item_is_forgiven_deaths_that_came_from_outside(tmp_path: Path) -> None:
     """Processes that were killed while they worked on it: as many as may be, and those of an earlier run."""
 
@@ -110,6 +159,25 @@ def test_an_item_is_forgiven_deaths_that_came_from_outside(tmp_path: Path) -> No
         raise AssertionError
     guard.close()
     assert not list((tmp_path / "attempts").iterdir())
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(content, id=name)
+        for name, content in {
+            "empty": b"", "zeros": bytes(60), "cut": b'{"run": "ru', "list": b"[]", "keys": b"{}", "bytes": b"\xff"
+        }.items()
+    ],
+)  # fmt: skip
+def test_a_note_that_is_damaged_is_none(tmp_path: Path, left: bytes) -> None:
+    """As a machine leaves it that goes down."""
+    folder = LocalOutput(tmp_path)
+    folder.write("attempts/abc", left)
+    for _ in range(MAX_DEATHS):
+        WatchingGuard(folder, "test/ab/abc", "run", 10.0)
+    with pytest.raises(UserError, match="processes died"):
+        WatchingGuard(folder, "test/ab/abc", "run", 10.0)
 
 
 def test_processes_that_die_at_no_item_end_the_run(tmp_path: Path) -> None:
