@@ -226,7 +226,7 @@ class Preprocessing:
         """Scores and captions by models that look at the clips."""
         config = self.config
         if config.filters.scorers:
-            units = scorer_units([c.job for c in self._kept()], config.filters, config.data.limits)
+            units = scorer_units([c.job for c in self._kept()], config.filters, config.data)
             for candidate, scores in self._described("scoring", units):
                 if isinstance(scores, ClipError):
                     candidate.drop = Drop("filters.scorers", str(scores))
@@ -234,7 +234,7 @@ class Preprocessing:
                     candidate.scores.update(scores)
                     candidate.drop = drop_clip(candidate.scores, config.filters)
         if config.captioner.name != "none":
-            units = caption_units([c.job for c in self._kept()], config.captioner, config.data.limits)
+            units = caption_units([c.job for c in self._kept()], config.captioner, config.data)
             for candidate, caption in self._described("captioning", units):
                 if not isinstance(caption, ClipError):
                     candidate.captions += (Caption(caption, config.captioner.weight),)
@@ -290,7 +290,7 @@ class Preprocessing:
 
     def take_pictures(self, looks: Sequence[Look]) -> dict[str, list[NDArray[np.uint8]]]:
         """For the report, by the names of the looks."""
-        units = picture_units(looks, self.config.data.limits)
+        units = picture_units(looks, self.config.data)
         results = self._stage("taking pictures for the report", "picture", units)
         return {looks[index].id: read_pictures(result) for index, result in results}
 

@@ -75,6 +75,13 @@ def test_images_are_clips_of_one_frame(folder: Path, tmp_path: Path, detector: s
     assert samples["png%03d.png#0"].captions == ("a png",)
 
 
+def test_scorers_see_images_at_any_rate(folder: Path, tmp_path: Path) -> None:
+    keys = config_with("data.images=true", "data.fps=4", "buckets.num_frames=[1]", "filters.scorers.size='numpy:size'")
+    preprocess_here(folder, tmp_path, keys)
+    scores = {row["id"]: row["size"] for row in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
+    assert scores["png%03d.png#0"] == 8 * 448 * 336 * 3
+
+
 @pytest.mark.parametrize(("orientation", "turns"), TURNED.items())
 def test_the_orientation_of_exif_is_known(folder: Path, orientation: int, turns: int) -> None:
     assert probe(folder / f"turned-{orientation}.jpg", config_with().data.limits).quarter_turns == turns
