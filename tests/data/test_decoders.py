@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from video_files import B_FRAMES, EVEN, FILES, number_of, numbered, with_index_in_front, write_video
 
 from data.decoders import DECODERS, pyav, read_frames
@@ -148,10 +149,34 @@ def test_an_edit_list_leaves_out_what_lies_before_it(tmp_path: Path) -> None:
 
 
 def test_a_player_shows_each_frame_until_the_next(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "uneven.mp4", ticks=[0, 120, 600, 720, 1200], options=B_FRAMES)
+    path = write_video(tmp_path / "uneven.ts", ticks=[0, 120, 600, 720, 1200], options=B_FRAMES)
     pictures = read_frames(path, probe(path, LIMITS), (k / 5 for k in count()), (48, 64), "pyav", LIMITS)
-    # at 0, 0.2, ... 1.2 s; the last one shows as long as the one before it, 0.4 s
+    # at 0, 0.2, ... 1.2 s; the last one, of which the file says nothing, shows as long as the one before it, 0.4 s
     assert [number_of(picture.pixels) for picture in pictures] == [0, 1, 1, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
+def test_the_last_frame_shows_as_long_as_the_file_says(tmp_path: Path, decoder: str) -> None:
+    """A second, from 47 / 24 s on."""
+    skip_without(decoder)
+    path = FILES["held"](tmp_path)
+    info = probe(path, LIMITS)
+    assert info.duration == pytest.approx(71 / 24)
+    pictures = list(read_frames(path, info, (k / 24 for k in count()), info.size, decoder, LIMITS))  # type: ignore[arg-type]
+    assert [number_of(picture.pixels) for picture in pictures] == [*range(48), *([47] * 23)]
+    with pytest.raises(VideoError, match=r"longer than 2.5 seconds \(3\): data.max_seconds"):
+        list(read_frames(path, info, (k / 24 for k in count()), info.size, decoder, LIMITS._replace(seconds=2.5)))  # type: ignore[arg-type]
+
+
+def test_a_gif_s_last_picture_is_held_and_nothing_is_decoded_twice_meanwhile(tmp_path: Path) -> None:
+    """Ten at 0.1 s each, but for the last one, of 5 s."""
+    first, *others = (Image.fromarray(numbered(number)) for number in range(10))
+    times = [100] * 9 + [5000]
+    first.save(tmp_path / "held.gif", save_all=True, append_images=others, duration=times)
+    info = probe(tmp_path / "held.gif", LIMITS)
+    once = LIMITS._replace(frames=10)
+    pictures = read_frames(tmp_path / "held.gif", info, (k / 4 for k in count()), info.size, "auto", once)
+    assert [number_of(picture.pixels) for picture in pictures] == [0, 2, 5, 7] + [9] * 20
 
 
 def test_timestamps_in_milliseconds_neither_double_nor_skip_a_frame(tmp_path: Path) -> None:
@@ -201,7 +226,7 @@ def test_what_nobody_asks_for_and_no_frame_refers_to_is_not_decoded(
 def test_the_end_is_told_from_the_last_frames_also_where_they_are_not_asked_for(tmp_path: Path) -> None:
     """The last frame lasts as long as the one before it, 0.1 s, and not as the gap to the last but two."""
     path = write_video(
-        tmp_path / "end.mp4",
+        tmp_path / "end.ts",
         ticks=[*range(0, 2400, 120), 2880, 3000],
         options={"bf": "3", "x264-params": "b-adapt=0:b-pyramid=0"},
     )
