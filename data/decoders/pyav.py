@@ -23,6 +23,12 @@ SEEK_AHEAD = 2.0
 STEP_BACK = 1.0
 """Seconds that a seek goes back when the first frame came out late; twice as many each time."""
 
+HD_ROWS, HD_COLUMNS = 720, 1280
+"""Pixels of a frame that has at least one of them."""
+
+_BT709, _UNSPECIFIED = 1, 2
+"""ITU-T H.273's numbers of matrices."""
+
 MAX_DISORDER = 1.0
 """Seconds that timestamps may go back, and the frame is left out; more is another beginning of time."""
 
@@ -78,7 +84,10 @@ class ReferenceFrames:
 
 
 class _Scaler:
-    """From a frame as it is coded to RGB [H, W, 3] as it is shown; averages areas, so that shrinking does not alias."""
+    """From a frame as it is coded to RGB [H, W, 3] as it is shown; averages areas, so that shrinking does not alias.
+
+    A frame that does not name its matrix is converted by BT.709 where it is of HD, as players do, else by BT.601.
+    """
 
     def __init__(self, info: VideoInfo, size: Size):
         self.info = info
@@ -86,6 +95,9 @@ class _Scaler:
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        is_hd = frame.height >= HD_ROWS or frame.width >= HD_COLUMNS
+        if is_hd and frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
+            frame.colorspace = _BT709
         scaled = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation="AREA", threads=1)
         pixels = scaled.to_ndarray()
         if self.info.mirrored:
