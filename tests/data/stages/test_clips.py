@@ -22,7 +22,7 @@ ONE_SHOT = ShotsConfig(detector="none")
 
 INFO = VideoInfo(
     "mp4", "h264", (48, 64), (48, 64), 0, False, Fraction(1), 24.0, 24.0, False, 0.0, 10.0, 240, Fraction(1, 12288), 0,
-    (), "yuv420p", 8, None,
+    (), "yuv420p", 8, None, None,
 )  # fmt: skip
 
 
