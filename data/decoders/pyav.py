@@ -86,7 +86,8 @@ class ReferenceFrames:
 class _Scaler:
     """From a frame as it is coded to RGB [H, W, 3] as it is shown; averages areas, so that shrinking does not alias.
 
-    A frame that does not name its matrix is converted by BT.709 where it is of HD, as players do, else by BT.601.
+    A frame that does not name its matrix is converted by BT.709 where it is of HD, as players do, else by BT.601. What
+    is transparent has white behind it.
     """
 
     def __init__(self, info: VideoInfo, size: Size):
@@ -98,11 +99,25 @@ class _Scaler:
         is_hd = frame.height >= HD_ROWS or frame.width >= HD_COLUMNS
         if is_hd and frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
             frame.colorspace = _BT709
-        scaled = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation="AREA", threads=1)
+        scaled = self.reformatter.reformat(
+            _on_white(frame), self.width, self.height, "rgb24", interpolation="AREA", threads=1
+        )
         pixels = scaled.to_ndarray()
         if self.info.mirrored:
             pixels = pixels[:, ::-1]
         return np.rot90(pixels, self.info.quarter_turns)
+
+
+def _on_white(frame: VideoFrame) -> VideoFrame:
+    """Before it is scaled, as the colours of what is transparent would be averaged with those beside it."""
+    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
+        return frame
+    pixels = frame.to_ndarray(format="rgba")
+    alpha = pixels[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return frame
+    shown = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return VideoFrame.from_ndarray(shown.astype(np.uint8), format="rgb24")
 
 
 class _Timed(NamedTuple):
