@@ -37,6 +37,8 @@ from video_dit.shapes import Grid
 UNREADABLE, NOT_TAKEN, NO_SHOT = "unreadable", "not taken", "no shot"
 """Rules that are no key of the config."""
 
+NO_LONG_SHOT = "no shot is as long as a clip, or as shots.min_seconds"
+
 
 class Progress(Protocol):
     """Shows how far a stage is."""
@@ -193,7 +195,8 @@ class Preprocessing:
         if clips:
             self._add_clips(entry, clips)
         else:
-            self._drop(entry, Drop(NO_SHOT, "its header does not say how long it is"))
+            reason = NO_LONG_SHOT if entry.info.knows_length else "its header does not say how long it is"
+            self._drop(entry, Drop(NO_SHOT, reason))
 
     def _add_cut(self, entry: Input, scan: Scan) -> None:
         assert entry.info is not None
@@ -205,7 +208,7 @@ class Preprocessing:
         elif scan.problem is not None:
             self._drop(entry, Drop(UNREADABLE, scan.problem))
         else:
-            self._drop(entry, Drop(NO_SHOT, "no shot is as long as a clip"))
+            self._drop(entry, Drop(NO_SHOT, NO_LONG_SHOT))
 
     def filter(self) -> None:
         """By what was measured, and by likeness to an earlier clip."""
