@@ -37,6 +37,8 @@ from video_dit.shapes import Grid
 UNREADABLE, NOT_TAKEN, NO_SHOT = "unreadable", "not taken", "no shot"
 """Rules that are no key of the config."""
 
+NO_LONG_SHOT = "no shot is as long as a clip, or as shots.min_seconds"
+
 
 class Progress(Protocol):
     """Shows how far a stage is."""
@@ -193,7 +195,8 @@ class Preprocessing:
         if clips:
             self._add_clips(entry, clips)
         else:
-            self._drop(entry, Drop(NO_SHOT, "its header does not say how long it is"))
+            reason = NO_LONG_SHOT if entry.info.knows_length else "its header does not say how long it is"
+            self._drop(entry, Drop(NO_SHOT, reason))
 
     def _add_cut(self, entry: Input, scan: Scan) -> None:
         assert entry.info is not None
@@ -205,7 +208,7 @@ class Preprocessing:
         elif scan.problem is not None:
             self._drop(entry, Drop(UNREADABLE, scan.problem))
         else:
-            self._drop(entry, Drop(NO_SHOT, "no shot is as long as a clip"))
+            self._drop(entry, Drop(NO_SHOT, NO_LONG_SHOT))
 
     def filter(self) -> None:
         """By what was measured, and by likeness to an earlier clip."""
@@ -226,7 +229,7 @@ class Preprocessing:
         """Scores and captions by models that look at the clips."""
         config = self.config
         if config.filters.scorers:
-            units = scorer_units([c.job for c in self._kept()], config.filters, config.data.limits)
+            units = scorer_units([c.job for c in self._kept()], config.filters, config.data)
             for candidate, scores in self._described("scoring", units):
                 if isinstance(scores, ClipError):
                     candidate.drop = Drop("filters.scorers", str(scores))
@@ -235,7 +238,7 @@ class Preprocessing:
                     candidate.drop = drop_clip(candidate.scores, config.filters)
         if config.captioner.name != "none":
             fingerprint = self._encoders.fingerprint(config.captioner)
-            units = caption_units([c.job for c in self._kept()], config.captioner, fingerprint, config.data.limits)
+            units = caption_units([c.job for c in self._kept()], config.captioner, fingerprint, config.data)
             for candidate, caption in self._described("captioning", units):
                 if not isinstance(caption, ClipError):
                     candidate.captions += (Caption(caption, config.captioner.weight),)
@@ -291,7 +294,7 @@ class Preprocessing:
 
     def take_pictures(self, looks: Sequence[Look]) -> dict[str, list[NDArray[np.uint8]]]:
         """For the report, by the names of the looks."""
-        units = picture_units(looks, self.config.data.limits)
+        units = picture_units(looks, self.config.data)
         results = self._stage("taking pictures for the report", "picture", units)
         return {looks[index].id: read_pictures(result) for index, result in results}
 

@@ -23,6 +23,9 @@ PLAYLISTS = frozenset(("hls", "concat", "dash", "webm_dash_manifest", "imf"))
 COLOR_RANGES: dict[int, Literal["limited", "full"]] = {1: "limited", 2: "full"}
 """By ITU-T H.273's number; any other is not said."""
 
+HDR_TRANSFERS: dict[int, Literal["PQ", "HLG"]] = {16: "PQ", 18: "HLG"}
+"""By ITU-T H.273's number."""
+
 MICROSECOND = 1e-6
 
 _OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
@@ -53,7 +56,7 @@ class VideoInfo(NamedTuple):
     turned by `quarter_turns` counter-clockwise, after `mirrored` has swapped left and right.
     Times are in seconds. `start` is the file's timestamp of the first frame; elsewhere in this package time counts from
     there. `duration` and `num_frames` are what the header says; None when it says nothing. An image has no duration.
-    `tick` is the unit of the timestamps.
+    `tick` is the unit of the timestamps. `hdr` is the transfer of HDR; None for SDR, or when nothing is said.
     """
 
     format: str
@@ -75,6 +78,7 @@ class VideoInfo(NamedTuple):
     pixel_format: str
     bit_depth: int
     color_range: Literal["limited", "full"] | None
+    hdr: Literal["PQ", "HLG"] | None
 
     @property
     def is_image(self) -> bool:
@@ -149,6 +153,7 @@ def probe(path: Path, limits: Limits) -> VideoInfo:
             pixel_format=first.format.name,
             bit_depth=max(component.bits for component in first.format.components),
             color_range=COLOR_RANGES.get(first.color_range),
+            hdr=HDR_TRANSFERS.get(first.color_trc),
         )
 
 

@@ -111,11 +111,20 @@ def shard_of(samples: Iterable[StoredSample], bucket: str) -> tuple[memoryview, 
 
 
 class ShardReader:
-    """Random access to the samples of one shard."""
+    """Random access to the samples of one shard.
+
+    The map of its file stays, the descriptor does not: there may be more shards than a process may have open files.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            with pa.memory_map(str(path)) as file:
+                content = file.read_buffer()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            raise UserError(f"{path} cannot be opened ({reason}): mend that, and give the command again") from error
+        try:
+            self._file = pa.ipc.open_file(content)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is damaged ({error}): preprocess again") from error
         if differing := {field.name for field in set(self._file.schema) ^ set(_SCHEMA)}:

@@ -130,6 +130,15 @@ class RemoteStorage:
             raise UserError(f"{self._prefix} cannot be listed: {error}") from error
         return {name.removeprefix(self._path).lstrip("/"): info for name, info in found.items()}
 
+    @cached_property
+    def _folders(self) -> set[str]:
+        """All that hold files, at whatever depth: a set, as many names are asked for that are not there."""
+        folders: set[str] = set()
+        for name in self._files:
+            while (name := posixpath.dirname(name)) and name not in folders:
+                folders.add(name)
+        return folders
+
     def names(self) -> Iterator[tuple[str, str | None]]:
         return ((name, None) for name in sorted(self._files))
 
@@ -144,8 +153,7 @@ class RemoteStorage:
         if posixpath.isabs(name) or name.split("/")[0] == "..":
             raise UnusableError("is outside the source, where a URL would have to name it")
         if name not in self._files:
-            is_folder = any(other.startswith(f"{name}/") for other in self._files)
-            raise (UnusableError(IS_FOLDER) if is_folder else MissingError("no such file"))
+            raise (UnusableError(IS_FOLDER) if name in self._folders else MissingError("no such file"))
         return _place_of(self._fs.unstrip_protocol(posixpath.join(self._path, name)), self._files[name])
 
 

@@ -54,7 +54,7 @@ def read_clips(
 ) -> Iterator[tuple[int, Window]]:
     """The clips of one video that start at these seconds, each with its index, as they are complete.
 
-    The frame at time start + k / fps is the one that a player would show then. Clips that overlap share what is
+    The frame at each of `frame_times` is the one that a player would show then. Clips that overlap share what is
     decoded.
 
     Args:
@@ -68,7 +68,9 @@ def read_clips(
         VideoError: decoding fails, or the video ends before the last clip does; what was complete has been yielded.
     """
     size, (top, left) = cover_and_crop(info.size, grid[1:])
-    wanted = sorted((start + k / config.fps, index) for index, start in enumerate(starts) for k in range(grid.frames))
+    wanted = sorted(
+        (time, index) for index, start in enumerate(starts) for time in frame_times(start, grid.frames, config.fps)
+    )
     frames: dict[int, list[NDArray[np.uint8]]] = {index: [] for index in range(len(starts))}
     pictures = read_frames(path, info, (time for time, _ in wanted), size, config.decoder, config.limits)
     for picture, (_, index) in zip(pictures, wanted, strict=False):
@@ -77,6 +79,11 @@ def read_clips(
             yield index, Window(np.stack(frames.pop(index)), info.size, (top, left))
     if frames:
         raise VideoError(f"ends before its clip at {min(starts[index] for index in frames):.2f} seconds does")
+
+
+def frame_times(start: float, num_frames: int, fps: float) -> list[float]:
+    """When the frames of a clip that starts at `start` show, in seconds from the video's first frame."""
+    return [start + index / fps for index in range(num_frames)]
 
 
 def cover_and_crop(size: Size, target: Size) -> tuple[Size, tuple[int, int]]:

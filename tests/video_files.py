@@ -122,6 +122,17 @@ def _cut(folder: Path) -> Path:
     return copy_from(write_video(folder / "whole.mp4", options=OPEN_GOP), folder / "cut.mp4", 12)
 
 
+def _held(folder: Path) -> Path:
+    """The last frame shows for a second."""
+
+    def hold(index: int, packet: av.Packet) -> bool:
+        if index == len(EVEN) - 1:
+            packet.duration = round(1 / packet.time_base)
+        return True
+
+    return remux(write_video(folder / "whole.mp4", options={"bf": "0"}), folder / "held.mp4", {}, hold)
+
+
 def _two_streams(folder: Path) -> Path:
     """The second is the default one; its numbers begin at 0, and those of the first at 100."""
     path = folder / "two_streams.mp4"
@@ -174,6 +185,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "cut": _cut,
     "two_streams": _two_streams,
     "gif": lambda f: write_video(f / "animated.gif", "gif", ticks=range(0, 480, 60), pixel_format="rgb8"),
+    "held": _held,
     "one_frame": lambda f: write_video(f / "one.mp4", ticks=[0]),
     **{
         f"turned_{angle}": lambda f, angle=angle: write_video(

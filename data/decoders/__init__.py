@@ -15,6 +15,7 @@ medians of three rounds in turns, height 256; windows are ten of 17 frames, ever
 
 - decord returned wrong frames without a word of HEVC, open-GOP H.264, MPEG-TS, cuts without re-encoding and edit lists,
   and refused AV1, GIF, AVI and MPEG-PS. Of pictures on their side it can return four channels.
+- decord converts HD that does not name its matrix by BT.601; `pyav` and players, by BT.709.
 - torchcodec returned wrong frames without a word of cuts, edit lists, MPEG-TS, MPEG-PS and variable rates with
   B-frames, and failed in AVI. A header does not tell a cut or an edit list from a plain file, so there is no class to
   give it.

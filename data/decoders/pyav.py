@@ -23,6 +23,12 @@ SEEK_AHEAD = 2.0
 STEP_BACK = 1.0
 """Seconds that a seek goes back when the first frame came out late; twice as many each time."""
 
+HD_ROWS, HD_COLUMNS = 720, 1280
+"""Pixels of a frame that has at least one of them."""
+
+_BT709, _UNSPECIFIED = 1, 2
+"""ITU-T H.273's numbers of matrices."""
+
 MAX_DISORDER = 1.0
 """Seconds that timestamps may go back, and the frame is left out; more is another beginning of time."""
 
@@ -73,12 +79,16 @@ class ReferenceFrames:
             before, last = stream.latest
             if before > -math.inf:
                 gap = stream.seconds(last) - stream.seconds(before)
-            self.end = stream.seconds(last) + gap
+            self.end = stream.end(last, stream.duration, gap)
             check_complete(self.info, stream.num_packets, self.end)
 
 
 class _Scaler:
-    """From a frame as it is coded to RGB [H, W, 3] as it is shown; averages areas, so that shrinking does not alias."""
+    """From a frame as it is coded to RGB [H, W, 3] as it is shown; averages areas, so that shrinking does not alias.
+
+    A frame that does not name its matrix is converted by BT.709 where it is of HD, as players do, else by BT.601. What
+    is transparent has white behind it.
+    """
 
     def __init__(self, info: VideoInfo, size: Size):
         self.info = info
@@ -86,11 +96,28 @@ class _Scaler:
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        scaled = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation="AREA", threads=1)
+        is_hd = frame.height >= HD_ROWS or frame.width >= HD_COLUMNS
+        if is_hd and frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
+            frame.colorspace = _BT709
+        scaled = self.reformatter.reformat(
+            _on_white(frame), self.width, self.height, "rgb24", interpolation="AREA", threads=1
+        )
         pixels = scaled.to_ndarray()
         if self.info.mirrored:
             pixels = pixels[:, ::-1]
         return np.rot90(pixels, self.info.quarter_turns)
+
+
+def _on_white(frame: VideoFrame) -> VideoFrame:
+    """Before it is scaled, as the colours of what is transparent would be averaged with those beside it."""
+    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
+        return frame
+    pixels = frame.to_ndarray(format="rgba")
+    alpha = pixels[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return frame
+    shown = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return VideoFrame.from_ndarray(shown.astype(np.uint8), format="rgb24")
 
 
 class _Timed(NamedTuple):
@@ -130,6 +157,8 @@ class _Stream:
     def restart(self) -> None:
         self.latest: tuple[float, ...] = (-math.inf, -math.inf)
         """Ticks of the two last frames that the decoder has been given, also where they do not come out."""
+        self.duration = 0
+        """Ticks that the last one shows; 0 where the file does not say it."""
         self.problem: VideoError | None = None
         """Why there are no more frames, where that is not the end of the video."""
         self.decoded = self._decode()
@@ -139,6 +168,16 @@ class _Stream:
 
     def seconds(self, ticks: float) -> float:
         return float(ticks * self.stream.time_base) - self.info.start
+
+    def end(self, ticks: float, duration: int, gap: float) -> float:
+        """Seconds at which the last frame ends: after its own duration, or else as long as the one before it.
+
+        Raises:
+            VideoError: that is beyond the limits.
+        """
+        end = self.seconds(ticks) + (float(duration * self.stream.time_base) or gap)
+        check_limits(self.info.coded_size, end, self.num_frames, self.limits)
+        return end
 
     def next(self, before: _Timed | None) -> _Timed | None:
         """The next frame that is later than `before`; None at the end, and where there is a problem."""
@@ -169,6 +208,8 @@ class _Stream:
                 ticks = packet.dts if packet.pts is None else packet.pts
                 if ticks is not None and ticks not in self.latest:
                     self.latest = tuple(sorted((*self.latest, ticks))[1:])
+                    if ticks == self.latest[1]:
+                        self.duration = packet.duration or 0
             self.stream.codec_context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             yield from packet.decode()
 
@@ -194,7 +235,7 @@ class _Position:
         self.following: _Timed | None = None
 
     def showing_at(self, time: float) -> _Timed | None:
-        """The frame that a player shows then; None after the last one, which lasts as long as the one before it.
+        """The frame that a player shows then; None after the last one.
 
         Args:
             time: in seconds, of the wanted ones, with the lateness of the frames.
@@ -209,11 +250,16 @@ class _Position:
         while self.following is not None and self.following.seconds <= time:
             self.gap = self.following.seconds - self.shown.seconds
             self.shown, self.following = self.following, self.stream.next(self.following)
-        if self.shown is not None and (self.following is not None or time < self.shown.seconds + self.gap):
+        if self.following is not None:
+            return self.shown
+        end = 0.0
+        if self.shown is not None:
+            end = self.stream.end(timestamp(self.shown.frame), self.shown.frame.duration, self.gap)
+        if time < end:
             return self.shown
         if self.stream.problem is not None:
             raise self.stream.problem
-        check_complete(self.info, self.stream.num_frames, self.shown.seconds + self.gap if self.shown else 0.0)
+        check_complete(self.info, self.stream.num_frames, end)
         return None
 
     def _start(self) -> None:
@@ -225,7 +271,8 @@ class _Position:
     def _is_ahead(self, time: float) -> bool:
         """Whether a keyframe lies between the frames that the decoder has and the one that shows at this time."""
         here = max(0.0, self.stream.seconds(self.stream.latest[1]))
-        if time <= here or self.stream.problem is not None:
+        is_at_end = self.shown is not None and self.following is None
+        if time <= here or is_at_end or self.stream.problem is not None:
             return False
         index = self.stream.stream.index_entries
         if self.info.num_frames and len(index) >= self.info.num_frames:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data.engine.guard import Guard
 from data.output import OutputFolder
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Part of each key: results of other versions are made again."""
 
 

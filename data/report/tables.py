@@ -38,6 +38,7 @@ _PROBED = [
     ("pixel_format", pa.string()),
     ("bit_depth", pa.int32()),
     ("color_range", pa.string()),
+    ("hdr", pa.string()),
 ]
 VIDEO_SCHEMA = pa.schema(
     [("id", pa.string()), ("clips", pa.int32()), *_DROP, ("notes", pa.list_(pa.string())), *_PROBED]
@@ -98,6 +99,7 @@ def probed_columns(info: VideoInfo) -> dict[str, Any]:
         "pixel_format": info.pixel_format,
         "bit_depth": info.bit_depth,
         "color_range": info.color_range,
+        "hdr": info.hdr,
     }
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.probe import MICROSECOND, VideoInfo
 from data.stages.scan import Scan
+from data.video import frame_times
 from video_dit.config import ShotsConfig
 
 NUM_HASHES = 4
@@ -17,7 +18,7 @@ NUM_HASHES = 4
 
 
 class Clip(NamedTuple):
-    """A part of a shot, from which frames are taken at `start` + k / fps.
+    """A part of a shot, from which frames are taken at `frame_times`.
 
     id: VIDEO#NUMBER, which counts the clips of a video from 0.
     start: seconds from the video's first frame.
@@ -58,7 +59,7 @@ def cut(video: str, scan: Scan, info: VideoInfo, config: ShotsConfig, lengths: L
     clips: list[Clip] = []
     for shot, (begin, end) in enumerate(scan.shots.tolist()):
         for start, num_frames in _pieces(begin, end, info, config, lengths):
-            last = start + (num_frames - 1) / lengths.fps
+            last = frame_times(start, num_frames, lengths.fps)[-1]
             first, stop = _pictures(scan.seconds, begin, start + info.lateness, last + info.lateness)
             scores, hashes = _scores(scan, first, stop), _hashes(scan, first, stop)
             clips.append(Clip(f"{video}#{len(clips)}", start, num_frames / lengths.fps, shot, scores, hashes))

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from data.probe import VideoInfo
 from video_dit.config import FiltersConfig
 
+HDR = "HDR"
+"""A rule that is no key of the config: code values of HDR would pass for those of SDR."""
+
 
 class Drop(NamedTuple):
     """Why something was left out.
@@ -78,6 +81,8 @@ def first_drop(limits: Iterable[Limit], scores: Mapping[str, float]) -> Drop | N
 
 
 def drop_video(info: VideoInfo, config: FiltersConfig) -> Drop | None:
+    if info.hdr is not None:
+        return Drop(HDR, f"is HDR ({info.hdr}), which is not converted here: convert it to SDR")
     height, width = info.size
     scores = {"side": float(min(height, width)), "aspect": width / height}
     if info.duration is not None:

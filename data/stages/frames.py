@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.decoders import read_frames
 from data.probe import VideoError, VideoInfo, check_limits
-from data.video import cover
+from data.video import cover, frame_times
 from video_dit.config import Limits
 
 
@@ -20,15 +20,16 @@ class ClipFrames(NamedTuple):
 
 
 def frames_of(
-    path: Path, info: VideoInfo, start: float, seconds: float, num_frames: int, height: int, limits: Limits
+    path: Path, info: VideoInfo, start: float, seconds: float, fps: float, num_frames: int, height: int, limits: Limits
 ) -> ClipFrames:
-    """Those that show in the middles of `num_frames` equal parts of a clip; the same one twice in a clip with fewer.
+    """Of the frames of a clip those in the middles of `num_frames` equal parts; the same one twice where it has fewer.
 
     Args:
         path: the video's file.
         info: what `probe` says of it.
         start: of the clip, in seconds from the video's first frame.
-        seconds: its length.
+        seconds: its length; an image has one frame in any case.
+        fps: at which its frames are taken.
         num_frames: how many.
         height: pixels of the shorter side; the aspect stays.
         limits: of what a file may ask for; the scaled frames keep to it too.
@@ -38,7 +39,8 @@ def frames_of(
     """
     size = cover(info.size, (height, height))
     check_limits(size, 0, 0, limits)
-    times = (start + (index + 0.5) * seconds / num_frames for index in range(num_frames))
+    of_clip = frame_times(start, 1 if info.is_image else max(1, round(seconds * fps)), fps)
+    times = (of_clip[(2 * index + 1) * len(of_clip) // (2 * num_frames)] for index in range(num_frames))
     pixels = [picture.pixels for picture in read_frames(path, info, times, size, "auto", limits)]
     if len(pixels) < num_frames:
         raise VideoError(

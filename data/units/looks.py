@@ -22,7 +22,7 @@ from data.stages.failure import ClipError
 from data.stages.frames import ClipFrames, frames_of
 from data.stages.scorers import Scorer, load_scorers
 from data.units.jobs import ClipJob, identity, opened
-from video_dit.config import CaptionerConfig, FiltersConfig, Limits
+from video_dit.config import CaptionerConfig, DataConfig, FiltersConfig, Limits
 from video_dit.errors import UserError
 
 CLIPS_PER_SCORING = 32
@@ -30,9 +30,9 @@ NUM_PICTURES, PICTURE_HEIGHT = 4, 160
 """Of a clip in the report."""
 
 
-def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, limits: Limits) -> list[Unit]:
+def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, data: DataConfig) -> list[Unit]:
     """The user's own scorers."""
-    look = _Look(filters.scorer_frames, filters.scorer_height, limits)
+    look = _Look(data.fps, filters.scorer_frames, filters.scorer_height, data.limits)
     code = scorer_code(filters.scorers)
     work = partial(_score, tuple(filters.scorers.items()), code)
     return _look_units("score", jobs, CLIPS_PER_SCORING, look, [filters.scorers, code], work)
@@ -53,13 +53,13 @@ def _code(module: str) -> str | None:
 
 
 def caption_units(
-    jobs: Sequence[ClipJob], captioner: CaptionerConfig, fingerprint: str | None, limits: Limits
+    jobs: Sequence[ClipJob], captioner: CaptionerConfig, fingerprint: str | None, data: DataConfig
 ) -> list[Unit]:
     """
     Args:
         fingerprint: of the captioner, where its files are here.
     """
-    look = _Look(captioner.num_frames, captioner.height, limits)
+    look = _Look(data.fps, captioner.num_frames, captioner.height, data.limits)
     settings = captioner.model_dump(exclude={"weight", "batch_size"}) | ({"files": fingerprint} if fingerprint else {})
     return _look_units("caption", jobs, captioner.batch_size, look, settings, partial(_caption, captioner, fingerprint))
 
@@ -72,6 +72,7 @@ def read_descriptions(result: bytes) -> list[Any]:
 class _Look(NamedTuple):
     """What is shown of a clip."""
 
+    fps: float
     num_frames: int
     height: int
     limits: Limits
@@ -166,19 +167,20 @@ class Look(NamedTuple):
     seconds: float
 
 
-def picture_units(looks: Sequence[Look], limits: Limits) -> list[Unit]:
-    keys = [unit_key("picture", identity(look.video), look.start, look.seconds, limits) for look in looks]
-    return [Unit("picture", key, partial(_take_pictures, look, limits)) for key, look in zip(keys, looks, strict=True)]
+def picture_units(looks: Sequence[Look], data: DataConfig) -> list[Unit]:
+    shown = _Look(data.fps, NUM_PICTURES, PICTURE_HEIGHT, data.limits)
+    keys = [unit_key("picture", identity(look.video), look.start, look.seconds, shown) for look in looks]
+    return [Unit("picture", key, partial(_take_pictures, look, shown)) for key, look in zip(keys, looks, strict=True)]
 
 
 def read_pictures(result: bytes) -> list[NDArray[np.uint8]]:
     return list(np.load(io.BytesIO(result), allow_pickle=False))
 
 
-def _take_pictures(look: Look, limits: Limits, guard: Guard) -> bytes:
+def _take_pictures(look: Look, shown: _Look, guard: Guard) -> bytes:
     frames = np.zeros((0, 1, 1, 3), np.uint8)
     with suppress(VideoError), opened(look.video, guard) as path:
-        frames = frames_of(path, look.info, look.start, look.seconds, NUM_PICTURES, PICTURE_HEIGHT, limits).pixels
+        frames = frames_of(path, look.info, look.start, look.seconds, *shown).pixels
     file = io.BytesIO()
     np.save(file, frames)
     return file.getvalue()

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from video_files import B_FRAMES, EVEN, FILES, number_of, numbered, with_index_in_front, write_video
 
 from data.decoders import DECODERS, pyav, read_frames
@@ -35,13 +36,18 @@ UNFIT = {
         "open_gop", "transport_stream", "hevc", "hevc_10_bits", "av1", "avi_mpeg4", "mpeg2_program_stream", "edit_list",
         "cut", "two_streams", "gif", "turned_90", "turned_270", "mirrored",
         "codecs/animated.gif", "codecs/av1_video.mkv", "codecs/h265_video.mp4",
-        "codecs/testsrc2_odd_height_and_width_vp9.mp4", "multishot/nasa_13013.mp4", "corrupt/corrupted.mp4",
+        "codecs/testsrc2_odd_height_and_width_vp9.mp4", "codecs/testsrc2_vp9.webm", "multishot/nasa_13013.mp4",
+        "corrupt/corrupted.mp4",
     },
     "torchcodec": {
         "transport_stream", "avi_mpeg4", "mpeg2_program_stream", "variable_rate", "edit_list", "cut", "mirrored",
     },
 }  # fmt: skip
 """Files that a decoder refuses, or of which it returns wrong frames without a word."""
+
+
+BT601, BT709, UNSPECIFIED = 6, 1, 2
+"""ITU-T H.273's numbers of matrices."""
 
 
 class Reference(NamedTuple):
@@ -59,7 +65,9 @@ def decode_in_order(path: Path, info: VideoInfo, size: tuple[int, int]) -> Refer
         stream = container.streams[info.stream]
         try:
             for frame in container.decode(stream):
-                pixels = frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
+                is_unnamed_hd = frame.colorspace == UNSPECIFIED and frame.height >= 720
+                matrix = "ITU709" if is_unnamed_hd else None
+                pixels = frame.reformat(width, height, "rgb24", matrix, interpolation="AREA").to_ndarray()
                 pixels = pixels[:, ::-1] if info.mirrored else pixels
                 frames.append(np.rot90(pixels, info.quarter_turns))
                 ticks.append(frame.dts if frame.pts is None else frame.pts)
@@ -148,10 +156,34 @@ def test_an_edit_list_leaves_out_what_lies_before_it(tmp_path: Path) -> None:
 
 
 def test_a_player_shows_each_frame_until_the_next(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "uneven.mp4", ticks=[0, 120, 600, 720, 1200], options=B_FRAMES)
+    path = write_video(tmp_path / "uneven.ts", ticks=[0, 120, 600, 720, 1200], options=B_FRAMES)
     pictures = read_frames(path, probe(path, LIMITS), (k / 5 for k in count()), (48, 64), "pyav", LIMITS)
-    # at 0, 0.2, ... 1.2 s; the last one shows as long as the one before it, 0.4 s
+    # at 0, 0.2, ... 1.2 s; the last one, of which the file says nothing, shows as long as the one before it, 0.4 s
     assert [number_of(picture.pixels) for picture in pictures] == [0, 1, 1, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
+def test_the_last_frame_shows_as_long_as_the_file_says(tmp_path: Path, decoder: str) -> None:
+    """A second, from 47 / 24 s on."""
+    skip_without(decoder)
+    path = FILES["held"](tmp_path)
+    info = probe(path, LIMITS)
+    assert info.duration == pytest.approx(71 / 24)
+    pictures = list(read_frames(path, info, (k / 24 for k in count()), info.size, decoder, LIMITS))  # type: ignore[arg-type]
+    assert [number_of(picture.pixels) for picture in pictures] == [*range(48), *([47] * 23)]
+    with pytest.raises(VideoError, match=r"longer than 2.5 seconds \(3\): data.max_seconds"):
+        list(read_frames(path, info, (k / 24 for k in count()), info.size, decoder, LIMITS._replace(seconds=2.5)))  # type: ignore[arg-type]
+
+
+def test_a_gif_s_last_picture_is_held_and_nothing_is_decoded_twice_meanwhile(tmp_path: Path) -> None:
+    """Ten at 0.1 s each, but for the last one, of 5 s."""
+    first, *others = (Image.fromarray(numbered(number)) for number in range(10))
+    times = [100] * 9 + [5000]
+    first.save(tmp_path / "held.gif", save_all=True, append_images=others, duration=times)
+    info = probe(tmp_path / "held.gif", LIMITS)
+    once = LIMITS._replace(frames=10)
+    pictures = read_frames(tmp_path / "held.gif", info, (k / 4 for k in count()), info.size, "auto", once)
+    assert [number_of(picture.pixels) for picture in pictures] == [0, 2, 5, 7] + [9] * 20
 
 
 def test_timestamps_in_milliseconds_neither_double_nor_skip_a_frame(tmp_path: Path) -> None:
@@ -201,7 +233,7 @@ def test_what_nobody_asks_for_and_no_frame_refers_to_is_not_decoded(
 def test_the_end_is_told_from_the_last_frames_also_where_they_are_not_asked_for(tmp_path: Path) -> None:
     """The last frame lasts as long as the one before it, 0.1 s, and not as the gap to the last but two."""
     path = write_video(
-        tmp_path / "end.mp4",
+        tmp_path / "end.ts",
         ticks=[*range(0, 2400, 120), 2880, 3000],
         options={"bf": "3", "x264-params": "b-adapt=0:b-pyramid=0"},
     )
@@ -233,20 +265,35 @@ RANGES = {1: (16, 219, 224), 2: (0, 255, 255)}
 """Black, and the spans of luma and chroma, of 8 bits, by ITU-T H.273's number of the range."""
 
 
+WEIGHTS = {BT601: (0.299, 0.114), BT709: (0.2126, 0.0722)}
+"""Of red and blue in luma, by ITU-T H.273's number of the matrix."""
+
+
 @pytest.mark.parametrize("depth", [8, 10])
 @pytest.mark.parametrize("color_range", RANGES)
-@pytest.mark.parametrize(("matrix", "kr", "kb"), [(6, 0.299, 0.114), (1, 0.2126, 0.0722)])
+@pytest.mark.parametrize(
+    ("matrix", "size", "used"),
+    [
+        (BT601, (32, 32), BT601),
+        (BT709, (32, 32), BT709),
+        (UNSPECIFIED, (704, 64), BT601),
+        (UNSPECIFIED, (720, 64), BT709),
+        (UNSPECIFIED, (64, 1280), BT709),
+        (BT601, (720, 64), BT601),
+    ],
+)
 def test_colours_are_those_of_the_matrix_and_the_range(
-    tmp_path: Path, matrix: int, kr: float, kb: float, color_range: int, depth: int
+    tmp_path: Path, matrix: int, size: tuple[int, int], used: int, color_range: int, depth: int
 ) -> None:
-    """ITU-R BT.601's and BT.709's equations, from the stored Y, Cb and Cr to RGB."""
+    """ITU-R BT.601's and BT.709's equations, from the stored Y, Cb and Cr to RGB; where none is named, by the size."""
     stored = np.array([120, 90, 170]) << (depth - 8)
     path = tmp_path / "colour.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"qp": "0"})
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p" if depth == 8 else "yuv420p10le"
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p" if depth == 8 else "yuv420p10le"
         stream.codec_context.colorspace, stream.codec_context.color_range = matrix, color_range
-        frame = av.VideoFrame(32, 32, stream.pix_fmt)
+        frame = av.VideoFrame(*size[::-1], stream.pix_fmt)
         frame.colorspace, frame.color_range = matrix, color_range
         for plane, value in zip(frame.planes, stored, strict=True):
             samples = np.full(
@@ -256,10 +303,11 @@ def test_colours_are_those_of_the_matrix_and_the_range(
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     info = probe(path, LIMITS)
-    assert (info.bit_depth, info.color_range) == (depth, {1: "limited", 2: "full"}[color_range])
+    is_said = (matrix, color_range) != (UNSPECIFIED, 1)  # x264 writes no label of what is the default
+    assert (info.bit_depth, info.color_range) == (depth, {1: "limited", 2: "full"}[color_range] if is_said else None)
     (picture,) = read_frames(path, info, [0.0], info.size, "auto", LIMITS)
 
-    black, luma_span, chroma_span = RANGES[color_range]
+    (kr, kb), (black, luma_span, chroma_span) = WEIGHTS[used], RANGES[color_range]
     y, cb, cr = (120 - black) / luma_span, (90 - 128) / chroma_span, (170 - 128) / chroma_span
     red, blue = y + 2 * (1 - kr) * cr, y + 2 * (1 - kb) * cb
     green = (y - kr * red - kb * blue) / (1 - kr - kb)

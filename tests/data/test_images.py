@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from preprocessed import preprocess_here
 
 from data.dataset_info import DatasetInfo
+from data.decoders import read_frames
 from data.probe import probe
 from data.shards import ShardReader, StoredSample
 from data.video import write_mp4
@@ -75,9 +76,37 @@ def test_images_are_clips_of_one_frame(folder: Path, tmp_path: Path, detector: s
     assert samples["png%03d.png#0"].captions == ("a png",)
 
 
+def test_scorers_see_images_at_any_rate(folder: Path, tmp_path: Path) -> None:
+    keys = config_with("data.images=true", "data.fps=4", "buckets.num_frames=[1]", "filters.scorers.size='numpy:size'")
+    preprocess_here(folder, tmp_path, keys)
+    scores = {row["id"]: row["size"] for row in pq.read_table(tmp_path / "clips.parquet").to_pylist()}
+    assert scores["png%03d.png#0"] == 8 * 448 * 336 * 3
+
+
 @pytest.mark.parametrize(("orientation", "turns"), TURNED.items())
 def test_the_orientation_of_exif_is_known(folder: Path, orientation: int, turns: int) -> None:
     assert probe(folder / f"turned-{orientation}.jpg", config_with().data.limits).quarter_turns == turns
+
+
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "palette.png", "rgba.gif"])
+def test_what_is_transparent_has_white_behind_it(tmp_path: Path, name: str) -> None:
+    """As Pillow composes it, before it is scaled: columns in turns, so that hidden colours lie beside others."""
+    pixels = np.zeros((32, 32, 4), dtype=np.uint8)
+    pixels[:, ::2] = 200, 30, 60, 255
+    pixels[:16, 1::2] = 0, 255, 0, 0
+    picture = Image.fromarray(pixels)
+    if name.startswith("palette"):
+        picture = picture.quantize(4)
+    picture.save(tmp_path / name, lossless=True)
+    with Image.open(tmp_path / name) as saved:
+        picture = saved.convert("RGBA")
+    assert picture.getextrema()[3] == (0, 255)
+    expected = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    info = probe(tmp_path / name, config_with().data.limits)
+    for size in ((32, 32), (16, 16)):
+        (seen,) = read_frames(tmp_path / name, info, [0.0], size, "auto", config_with().data.limits)
+        scaled = np.asarray(expected.resize(size, Image.Resampling.BOX)).astype(int)
+        assert np.abs(seen.pixels - scaled).max() <= 2
 
 
 def test_without_the_key_they_are_left_alone(folder: Path, tmp_path: Path) -> None:

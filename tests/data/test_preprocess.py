@@ -390,6 +390,17 @@ def test_the_plan_counts_what_preprocessing_makes(messy: Path, tmp_path: Path, c
         explain(str(messy), long, encoder_source(long), nullcontext(InProcess()), results, unseen)
 
 
+def test_a_video_that_is_shorter_than_a_shot_has_to_be_is_told_so(messy: Path, tmp_path: Path) -> None:
+    """By the plan, and where nothing is looked at; the header says how long it is."""
+    config = load_config(None, [*BASE, "shots.min_seconds=1"])
+    results, reason = LocalOutput(tmp_path / "results"), "no shot is as long as a clip, or as shots.min_seconds"
+    planned = explain(str(messy), config, encoder_source(config), nullcontext(InProcess()), results, unseen)
+    assert f"{reason}, such as silent.mp4" in planned
+    preprocess_here(messy, tmp_path / "out", config)
+    row = videos_of(tmp_path / "out")["silent.mp4"]
+    assert (row["rule"], row["reason"]) == ("no shot", reason)
+
+
 def test_clips_of_several_shapes_go_into_shards_of_their_own(tmp_path: Path, rng: np.random.Generator) -> None:
     """Wide and square videos, long and short ones."""
     folder = tmp_path / "videos"

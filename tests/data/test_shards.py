@@ -1,6 +1,8 @@
 """What shards give back is what was put in."""
 
 import io
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from weakref import WeakSet, ref
@@ -89,6 +91,38 @@ def test_a_shard_that_is_made_keeps_no_memory_of_its_samples() -> None:
     memory = ref(memory)
     del own
     assert memory() is None
+
+
+@pytest.fixture
+def with_room_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    """So many more files can be open at a time."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    following = os.dup(0)
+    os.close(following)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (following + request.param, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    content, _ = shard_of(samples_of("latents", 3), "bucket")
+    (tmp_path / "shard.arrow").write_bytes(content)
+    return tmp_path / "shard.arrow"
+
+
+@pytest.mark.parametrize("with_room_for", [2], indirect=True)
+@pytest.mark.usefixtures("shard", "with_room_for")
+def test_more_shards_are_read_than_files_may_be_open(shard: Path) -> None:
+    readers = [ShardReader(shard) for _ in range(10)]
+    assert {reader.ids()[3] for reader in readers} == {reader[3].id for reader in readers} == {"clip 3"}
+
+
+@pytest.mark.parametrize("with_room_for", [0], indirect=True)
+@pytest.mark.usefixtures("shard", "with_room_for")
+def test_a_shard_that_cannot_be_opened_is_not_called_damaged(shard: Path) -> None:
+    with pytest.raises(UserError, match=r"shard.arrow cannot be opened \(Too many open files\): mend that"):
+        ShardReader(shard)
 
 
 def test_shards_of_another_version_are_refused(tmp_path: Path) -> None:

@@ -45,19 +45,38 @@ def test_a_bucket_is_read_as_a_folder_is(memory: fsspec.AbstractFileSystem, tmp_
 def test_a_manifest_in_a_bucket_stays_in_its_folder(memory: fsspec.AbstractFileSystem, folder: str) -> None:
     memory.pipe("/elsewhere/secret.mp4", b"secret")
     memory.pipe(f"/{folder}v/a.mp4", b"fine")
-    names = ["v/a.mp4", "v", "../secret.mp4", "/etc/passwd", "memory://elsewhere/secret.mp4", "gone.mp4"]
+    memory.pipe(f"/{folder}v/deep/er/b.mp4", b"fine")
+    names = ["v/a.mp4", "v", "v/deep", "../secret.mp4", "/etc/passwd", "memory://elsewhere/secret.mp4", "gone.mp4"]
     names.append(f"memory://{folder}v/a.mp4")
     rows = "".join(json.dumps({"path": name, "caption": "x"}) + "\n" for name in names)
     memory.pipe(f"/{folder}manifest.jsonl", rows.encode())
     videos, dropped = discover(f"memory://{folder}manifest.jsonl", DataConfig())
     assert [video.id for video in videos] == ["v/a.mp4"]
     found = reasons(dropped)
-    assert found.pop("v") == "is a folder, not a file"
+    assert found.pop("v") == found.pop("v/deep") == "is a folder, not a file"
     assert found.pop("gone.mp4") == "no such file"
     assert found.pop("v/a.mp4") == "listed twice"
     assert all(reason.startswith("is outside the source") for reason in found.values())
     assert len(found) == 3
     assert len(discover(f"memory://{folder}manifest.jsonl", DataConfig(allow_outside=True))[0]) == 2
+
+
+def test_names_that_are_not_there_cost_one_look_at_all_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each caption that a video does not have is asked for."""
+
+    class Listing(dict[str, object]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            self.looks += 1
+            return super().__iter__()
+
+    files, listing = storage.RemoteStorage("memory://b", allow_outside=False), Listing({"v/0.mp4": {}, "v/1.mp4": {}})
+    monkeypatch.setattr(files, "_files", listing)
+    for number in range(5):
+        with pytest.raises(storage.MissingError, match="no such file"):
+            files.place(f"v/{number}.txt")
+    assert listing.looks == 1
 
 
 def test_urls_that_nothing_reads_and_manifests_that_are_not_there(memory: fsspec.AbstractFileSystem) -> None:

@@ -23,7 +23,7 @@ from video_dit.errors import UserError
 def test_columns_are_those_that_are_promised() -> None:
     videos = """id clips rule reason score threshold notes format codec height width rotation mirrored
         sample_aspect_ratio frame_rate variable_rate start seconds frames stream streams pixel_format bit_depth
-        color_range"""
+        color_range hdr"""
     clips = """id video shot start seconds brightness change bars motion sharpness difference duplicate_of aesthetic
         captions weights frames height width shard rule reason score threshold"""
     assert VIDEO_SCHEMA.names == videos.split()

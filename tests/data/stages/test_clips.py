@@ -22,7 +22,7 @@ ONE_SHOT = ShotsConfig(detector="none")
 
 INFO = VideoInfo(
     "mp4", "h264", (48, 64), (48, 64), 0, False, Fraction(1), 24.0, 24.0, False, 0.0, 10.0, 240, Fraction(1, 12288), 0,
-    (), "yuv420p", 8, None,
+    (), "yuv420p", 8, None, None,
 )  # fmt: skip
 
 
@@ -136,7 +136,9 @@ def test_without_a_detector_clips_are_the_windows_that_decoding_gives(tmp_path: 
             assert np.array_equal(np.stack(frames), window)
 
 
-@pytest.mark.parametrize("name", ["b_frames", "matroska", "late_start", "hevc", "av1", "turned_90", "avi_mpeg4"])
+@pytest.mark.parametrize(
+    "name", ["b_frames", "matroska", "late_start", "hevc", "av1", "turned_90", "avi_mpeg4", "held", "gif"]
+)
 def test_by_the_header_alone_clips_are_the_same_without_scores(tmp_path: Path, name: str) -> None:
     path = FILES[name](tmp_path)
     info = probe(path, LIMITS)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from data.stages.duplicates import find_duplicates
 
@@ -19,7 +20,7 @@ def brute_force(clips: list[tuple[int, ...]], least: float) -> list[tuple[int, f
 
 
 @pytest.mark.parametrize("least", [0.0, 1 / 64, 0.05, 0.1, 0.3])
-@pytest.mark.parametrize("num_frames", [1, 3])
+@pytest.mark.parametrize("num_frames", [1, 3, 4])
 def test_what_is_found_is_what_a_comparison_of_all_pairs_finds(
     rng: np.random.Generator, least: float, num_frames: int
 ) -> None:
@@ -31,13 +32,28 @@ def test_what_is_found_is_what_a_comparison_of_all_pairs_finds(
             most = rng.integers(1, 26)
             flips = [sum(1 << int(bit) for bit in rng.choice(64, rng.integers(most), replace=False)) for _ in original]
             clips.append(tuple(value ^ flip for value, flip in zip(original, flips, strict=True)))
-    clips.append((0,) * (num_frames + 1))
+    clips += [(0,) * (num_frames + 1), ()]
     order = rng.permutation(len(clips))
     clips = [clips[index] for index in order]
     found = [nearest and (nearest.index, nearest.difference) for nearest in find_duplicates(clips, least)]
     assert found == brute_force(clips, least)
     if least >= 0.05:
         assert any(found)
+
+
+def test_few_of_all_pairs_are_compared(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clips that are nothing alike, at the share that the config recommends."""
+    compared, count = 0, np.bitwise_count
+
+    def counting(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        nonlocal compared
+        compared += len(values)
+        return count(values)
+
+    monkeypatch.setattr(np, "bitwise_count", counting)
+    clips = [tuple(hashes) for hashes in rng.integers(0, 1 << 63, (8000, 4)).tolist()]
+    assert find_duplicates(clips, 0.1) == [None] * 8000
+    assert compared < 0.01 * 8000 * 7999 / 2
 
 
 def test_a_chain_of_likenesses_keeps_its_ends() -> None:

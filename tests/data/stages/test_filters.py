@@ -1,5 +1,8 @@
+from pathlib import Path
+
+import av
 import pytest
-from video_files import FILES
+from video_files import FILES, write_video
 
 from data.probe import probe
 from data.stages.filters import drop_captions, drop_clip, drop_video
@@ -55,6 +58,20 @@ def test_a_header_is_judged_as_the_video_is_shown(tmp_path, limits, rule, score)
     dropped = drop_video(info, FiltersConfig(**limits))
     assert dropped is not None
     assert (dropped.rule, dropped.score) == (rule, pytest.approx(score))
+
+
+@pytest.mark.parametrize(("transfer", "hdr"), [(16, "PQ"), (18, "HLG"), (1, None)])
+def test_hdr_is_dropped_by_name(tmp_path: Path, transfer: int, hdr: str | None) -> None:
+    """By ITU-T H.273's number of the transfer; that of BT.709 is none of HDR."""
+
+    def label(stream: av.VideoStream) -> None:
+        stream.codec_context.color_trc = transfer
+
+    path = write_video(tmp_path / "label.mp4", ticks=[0], setup=label, pixel_format="yuv420p10le")
+    info = probe(path, DataConfig().limits)
+    assert info.hdr == hdr
+    reason = f"is HDR ({hdr}), which is not converted here: convert it to SDR"
+    assert drop_video(info, FiltersConfig()) == (("HDR", reason, None, None) if hdr else None)
 
 
 def test_the_longest_caption_counts() -> None:
