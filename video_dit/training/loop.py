@@ -193,6 +193,8 @@ def _open_progress(run: RunFolder, config: Config, engine: Engine, sizes: Parame
     print(f"{sizes} on {engine}, {training.precision}")
     print(f"peak of a device: {peak.flops / 1e12:.3g} TFLOP/s, {peak.source}")
     print(f"after {first_step} of {training.steps} steps" if first_step else f"{training.steps} steps")
+    if training.compile:
+        print("blocks are compiled in the first steps, and again where clips or texts have other sizes: minutes in all")
     run.forget_snapshots_after(first_step)
     return Progress(run, config, first_step, peak.flops * engine.num_ranks)
 
