@@ -71,7 +71,9 @@ class ClipDataset(Dataset[Item]):
                 raise UserError(f"{problem}: preprocess again")
             ids = self._reader(name).ids()
             if len(ids) != shard.clips:
-                raise UserError(f"{folder / name} holds {len(ids)} clips instead of {shard.clips}: preprocess again")
+                raise UserError(
+                    f"{folder / name} holds {len(ids)} clips instead of {shard.clips}: delete it, and preprocess again"
+                )
             places[shard.bucket] += [(sample_id, name, index) for index, sample_id in enumerate(ids)]
         self._places = [sorted(of_bucket) for of_bucket in places.values()]
         self._orders: dict[int, tuple[int, NDArray]] = {}

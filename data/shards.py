@@ -126,7 +126,7 @@ class ShardReader:
         try:
             self._file = pa.ipc.open_file(content)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): preprocess again") from error
+            raise UserError(f"{path} is damaged ({error}): delete it, and preprocess again") from error
         if differing := {field.name for field in set(self._file.schema) ^ set(_SCHEMA)}:
             raise UserError(
                 f"{path} has other columns than shards of this version ({', '.join(sorted(differing))}): preprocess "

@@ -48,9 +48,9 @@ def compare(args: argparse.Namespace) -> None:
         UserError: the clips of runs and shards cannot be compared, or there are too few.
     """
     clip, device = _common_clip(args), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    autoencoder = build_autoencoder(RunFolder(args.run[0]).load_config().autoencoder, device)
 
     def read(folder: Path) -> Iterator[Reference]:
+        autoencoder = build_autoencoder(RunFolder(args.run[0]).load_config().autoencoder, device)
         return read_references(folder, clip.grid, autoencoder, device)
 
     if 2 * args.clips < MIN_REFERENCES:

@@ -41,9 +41,10 @@ EPILOG = """the built-in shapes:
 
 def main() -> None:
     args = arguments()
-    for run in args.run:  # what is wrong with one is told before anything is computed
-        RunFolder(run).load_config()
-        RunFolder(run).averaged_weights()
+    for folder in map(RunFolder, args.run):  # what is missing of one is told before anything is computed
+        folder.load_config()
+        folder.load_data()
+        folder.averaged_weights()
     of_shapes = [run for run in args.run if knows_shapes(RunFolder(run))]
     if args.references is None and len(of_shapes) < len(args.run):
         (other, *_) = set(args.run) - set(of_shapes)

@@ -1,11 +1,12 @@
 """Units of clips that are looked at: by scorers, by captioners, and for the report."""
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache, partial
+from importlib.machinery import PathFinder
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,16 +41,22 @@ def scorer_units(jobs: Sequence[ClipJob], filters: FiltersConfig, data: DataConf
 
 def scorer_code(scorers: Mapping[str, str]) -> dict[str, str | None]:
     """What names the source of each scorer's module, without what that imports; None where this machine has no file."""
-    return {name: _code(path.partition(":")[0]) for name, path in scorers.items()}
+    return {name: _code(_module(path)) for name, path in scorers.items()}
+
+
+def _module(path: str) -> str:
+    return path.partition(":")[0]
 
 
 def _code(module: str) -> str | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # who loads it will say so
-        return None
-    origin = None if spec is None or spec.origin is None else Path(spec.origin)
-    return checksum([origin.read_bytes()]) if origin and origin.is_file() else None
+    """Found without importing anything: the packages that it is in may want what workers alone have."""
+    origin, folders = None, None
+    for name in accumulate(module.split("."), "{}.{}".format):
+        spec = PathFinder.find_spec(name, folders)
+        if spec is None:  # who loads it will say so
+            return None
+        origin, folders = spec.origin, spec.submodule_search_locations or []
+    return checksum([Path(origin).read_bytes()]) if origin and Path(origin).is_file() else None
 
 
 def caption_units(
@@ -148,7 +155,13 @@ def _written(outcomes: Sequence[Any]) -> bytes:
 @cache
 def _scorers(scorers: Paths) -> tuple[dict[str, Scorer], dict[str, str | None]]:
     """And their code as it was loaded."""
-    return load_scorers(dict(scorers)), scorer_code(dict(scorers))
+    return load_scorers(dict(scorers)), {name: _loaded_code(_module(path)) for name, path in scorers}
+
+
+@cache
+def _loaded_code(module: str) -> str | None:
+    """A process loads a module once, whatever becomes of its file."""
+    return _code(module)
 
 
 @lru_cache(maxsize=1)

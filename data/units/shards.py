@@ -66,7 +66,7 @@ def _describe_encoders(source: EncoderSource, guard: Guard) -> bytes:  # noqa: A
     return json.dumps(values).encode()
 
 
-OWN_FILES = re.compile(r"(shard-\d+x\d+x\d+-\d{5,}|empty_prompt)-[0-9a-f]{8}\.arrow")
+OWN_FILES = re.compile(r"shard-\d+x\d+x\d+-\d{5,}-[0-9a-f]{8}\.arrow|empty_prompt(-[0-9a-f]{8})?\.arrow")
 """The names that name their content; other files that begin alike are not ours, such as shard-000000.tar."""
 
 

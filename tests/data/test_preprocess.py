@@ -486,14 +486,19 @@ def test_a_scorer_that_was_edited_scores_again(messy: Path, tmp_path: Path, monk
     out, module = tmp_path / "out", tmp_path / "edited_scorers.py"
     config = load_config(None, [*BASE, "filters.scorers={level = 'edited_scorers:level'}"])
     for level in (1.0, 2.0):
-        module.write_text(f"def level(frames):\n    return {level}\n")
+        module.write_text(f"def level(frames):\n    return {level}\n\n\nb = level\n")
         if level == 2.0:
-            with pytest.raises(
-                UserError, match=r"scorers.level names .* another in a worker .*: copy it .* start worker"
-            ):
-                preprocess_here(messy, out, config)
+            more = load_config(
+                None, [*BASE, "filters.scorers={level = 'edited_scorers:level', b = 'edited_scorers:b'}"]
+            )
+            for stale, folder in ((config, out), (more, tmp_path / "more")):
+                with pytest.raises(
+                    UserError, match=r"scorers.level names .* another in a worker .*: copy it .* start worker"
+                ):
+                    preprocess_here(messy, folder, stale)
             monkeypatch.delitem(sys.modules, "edited_scorers")
             looks._scorers.cache_clear()
+            looks._loaded_code.cache_clear()
         assert preprocess_here(messy, out, config) is not None
         assert pq.read_table(out / "clips.parquet")["level"].to_pylist() == [level] * 3
         assert preprocess_here(messy, out, config) is None

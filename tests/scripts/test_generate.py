@@ -175,6 +175,14 @@ def test_two_programs_in_a_folder_take_no_name_from_each_other(make, monkeypatch
         assert (again / "a-seed0.mp4").read_bytes() == before
 
 
+def test_a_name_is_taken_also_where_there_is_a_clip_without_a_record(tmp_path: Path) -> None:
+    record = generate.Record(generate.ClipRequest(prompt="a"), tmp_path, "ema", "fp32", None, {}, {})
+    (planned,) = generate.name_clips(tmp_path, [record.request], False)
+    (tmp_path / "a-seed0.json").touch()
+    (tmp_path / "a-seed0-2.mp4").touch()
+    assert record.write(planned, False).stem == tmp_path / "a-seed0-3"
+
+
 def test_the_contact_sheet_shows_no_more_than_can_be_held(make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "MOST_SHOWN", 2)
     heights = [Image.open(make(*"abc"[:number], "--overwrite") / "contact-sheet.png").height for number in (1, 2, 3)]

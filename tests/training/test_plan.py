@@ -129,6 +129,13 @@ def test_patches_may_be_longer_than_the_clips_of_another_config() -> None:
     assert planned(1, "data.num_frames=16", "model.patch_size=[16,4,4]").memory.total > 0
 
 
+def test_patches_need_not_divide_the_clip_of_data_where_no_clip_is_like_it() -> None:
+    encoded = encoded_shape(load_config(None, SIZES))
+    config = load_config(None, (*SIZES, "data.num_frames=7", "buckets.num_frames=[4, 8]"))
+    plan = plan_training(config, encoded, [encoded.grid], Devices(1, "CPU", GIB), 0.4)
+    assert plan.memory == planned(1).memory._replace(host=plan.memory.host)
+
+
 def test_parameters_are_those_of_the_model() -> None:
     config = load_config(None, SIZES)
     model = build_model(config, encoded_shape(config))

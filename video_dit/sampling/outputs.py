@@ -133,6 +133,8 @@ class Record(NamedTuple):
         names = _numbered(files.stem)
         while True:
             free = next(names)
+            if free.exist:
+                continue
             try:
                 with free.record.open("x", encoding="utf-8") as file:
                     file.write(text)

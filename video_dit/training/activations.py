@@ -46,7 +46,7 @@ def trace_step(
             place that is there already.
         keep_weights: see `autocast`.
     """
-    tables = {"data", "autoencoder", "model", "diffusion", "lora"}  # the first two as patches must divide clips
+    tables = {"data", "buckets", "autoencoder", "model", "diffusion", "lora"}  # the first three as patches divide clips
     values = config.model_dump(include=tables, exclude_unset=True)
     of_training = {"precision", "sequence_parallel", "initial_weights", "train_only", "freeze"}
     kept = {**values, "training": config.training.model_dump(include=of_training)}
