@@ -1,7 +1,6 @@
 """Generates a clip for each prompt with a trained run: MP4 files, and a contact sheet of the first 64."""
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from data.video import write_mp4
 from video_dit.config import Autocast, Solver, load_config
-from video_dit.encoders import truncation_warning
 from video_dit.errors import UserError
 from video_dit.run_folder import RunFolder, versions
 from video_dit.sampling.contact_sheet import contact_sheet, spread_frames
@@ -192,8 +190,7 @@ def generate(
     pipeline.encode_prompts(own_prompts := prompts_of(own))
     if ranks.rank == 0:  # which alone shows warnings
         for prompt in sorted({*prompts_of(jobs)} - {*own_prompts}):
-            if told := truncation_warning(pipeline.text_encoder, prompt):
-                warnings.warn(told, SamplingWarning, stacklevel=1)
+            pipeline.warn_if_cut(prompt)
     hashes = {what: sha256(file) for what, file in RunFolder(pipeline.run).made_of(pipeline.weights_file).items()}
     label = "generating" if ranks.num_ranks == 1 else f"generating on rank 0 of {ranks.num_ranks}"
     made = {}

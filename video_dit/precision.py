@@ -14,9 +14,7 @@ def autocast(device: torch.device, precision: str, keep_weights: bool = True) ->
         precision: a name of `DTYPES`.
         keep_weights: whether each weight, once it has been rounded, is kept so until all is computed.
     """
-    return torch.autocast(
-        device.type, DTYPES[precision], enabled=precision != "fp32", cache_enabled=keep_weights and precision != "fp32"
-    )
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32", cache_enabled=keep_weights)
 
 
 def no_autocast(x: Tensor) -> torch.autocast:

@@ -275,12 +275,16 @@ class VideoPipeline:
         for prompt in dict.fromkeys(prompts):
             if prompt not in remembered:
                 remembered[prompt] = self.text_encoder.encode([prompt]).to("cpu")
-                if told := truncation_warning(self.text_encoder, prompt):
-                    warnings.warn(told, SamplingWarning, stacklevel=1)
+                self.warn_if_cut(prompt)
             self._texts[prompt] = remembered[prompt]
         self.text_encoder.to(torch.device("cpu"))
         if self._makes_room:
             self.model.to(self.device)
+
+    def warn_if_cut(self, prompt: str) -> None:
+        """Where the text encoder does not read all of a prompt."""
+        if told := truncation_warning(self.text_encoder, prompt):
+            warnings.warn(told, SamplingWarning, stacklevel=1)
 
     def _text(self, prompts: list[str]) -> TextCondition:
         rows = [self._texts[prompt] for prompt in prompts]

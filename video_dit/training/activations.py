@@ -33,7 +33,7 @@ def trace_step(
     latents: Grid,
     micro_batch: int,
     gradient_share: float,
-    keep_weights: bool = True,
+    keep_weights: bool,
 ) -> int:
     """Bytes at the peak of a micro-batch's forward and backward pass, beyond weights that were there before.
 

@@ -202,7 +202,8 @@ def rank_memory(
     accumulates = micro_batches > 1
 
     def passes(share: float) -> int:
-        return trace_step(_for_device(config, devices), encoded, latents, micro_batch, share, stage < 3)
+        keep_weights = stage < 3  # as the engine has it
+        return trace_step(_for_device(config, devices), encoded, latents, micro_batch, share, keep_weights)
 
     if stage == 0:
         backward = whole + passes(0) if accumulates else passes(1)
